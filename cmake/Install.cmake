@@ -1,0 +1,1 @@
+# Filled by the packaging step: install rules and the exported CMake config.

@@ -1,0 +1,29 @@
+# Every switch of the build, and the compile flags that follow.
+option(ADJOINT_BUILD_TESTS "Build the tests" ON)
+option(ADJOINT_BUILD_BENCH "Build the benchmarks" ON)
+option(ADJOINT_WERROR "Treat warnings as errors" OFF)
+option(ADJOINT_WITH_BLAS "Use a BLAS for large products on the CPU when one is found" ON)
+set(ADJOINT_CPU_ARCH "native" CACHE STRING "-march of the CPU kernels: native, x86-64-v3 (AVX2), x86-64-v4 (AVX-512) …")
+set(ADJOINT_SANITIZE "" CACHE STRING "Sanitizers: address,undefined or thread")
+
+set(CMAKE_CXX_STANDARD 20)
+set(CMAKE_CXX_STANDARD_REQUIRED ON)
+set(CMAKE_CXX_EXTENSIONS OFF)
+set(CMAKE_POSITION_INDEPENDENT_CODE ON)
+if(NOT CMAKE_BUILD_TYPE)
+  set(CMAKE_BUILD_TYPE Release CACHE STRING "Build type" FORCE)
+endif()
+set(CMAKE_RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/bin)
+
+# -ffp-contract=off outside the kernels would cost nothing and gain nothing: every product of a kernel is written as an
+# explicit fused multiply-add where it matters, and the oracle compares within tolerances.
+add_library(adjoint_flags INTERFACE)
+target_include_directories(adjoint_flags INTERFACE $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}>)
+target_compile_options(adjoint_flags INTERFACE
+  $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Wno-psabi>
+  $<$<AND:$<COMPILE_LANGUAGE:CXX>,$<BOOL:${ADJOINT_WERROR}>>:-Werror>)
+if(ADJOINT_SANITIZE)
+  target_compile_options(adjoint_flags INTERFACE
+    $<$<COMPILE_LANGUAGE:CXX>:-fsanitize=${ADJOINT_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer>)
+  target_link_options(adjoint_flags INTERFACE -fsanitize=${ADJOINT_SANITIZE})
+endif()
