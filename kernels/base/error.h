@@ -42,7 +42,8 @@ class Error : public std::runtime_error {
 
 /// Checks what a caller passed; stays in release builds. The message is an expression (usually fmt::format(…)) that is
 /// evaluated only on failure. Our own bugs are for assert.
-#define ADJOINT_CHECK(condition, code, exit_code, ...)                             \
-  do {                                                                             \
-    if (!(condition)) [[unlikely]] throw ::adjoint::Error(code, exit_code, __VA_ARGS__); \
+#define ADJOINT_CHECK(condition, code, exit_code, ...)      \
+  do {                                                      \
+    if (!(condition)) [[unlikely]]                          \
+      throw ::adjoint::Error(code, exit_code, __VA_ARGS__); \
   } while (false)

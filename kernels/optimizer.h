@@ -1,0 +1,70 @@
+#pragma once
+// Optimizers over flat buffers. What changes from step to step (learning rate, step number, clip factor) is read
+// through pointers, so that a recorded step can be replayed.
+
+#include "kernels/base/backend.h"
+#include "kernels/base/view.h"
+
+namespace adjoint {
+
+/// norm[0] = sqrt(sum g^2); if factor is not null: factor[0] = min(1, max_norm / (norm + 1e-6)).
+/// g dense [n]; norm, factor one element of the accumulator dtype. Fixed two-stage order.
+/// A norm that is not finite gives factor NaN, so the update shows it instead of hiding it.
+struct GlobalNorm {
+  DType dtype;
+  std::int64_t n;
+  const void* g;
+  double max_norm;
+  void* norm;
+  void* factor;
+  void* scratch = nullptr;
+};
+
+/// The step counter every optimizer keeps: *step += 1.
+struct StepAdvance {
+  std::int64_t* step;
+};
+
+/// g' = factor g + weight_decay p; v = momentum v + g' (skipped if momentum is 0); p -= lr v (Nesterov: g' + momentum
+/// v). p, g, v dense [n], one float dtype. lr: f64 in device memory. factor: accumulator dtype or null (1).
+struct SgdUpdate {
+  DType dtype;
+  std::int64_t n;
+  void* p;
+  const void* g;
+  void* v;
+  const double* lr;
+  const void* factor;
+  double momentum;
+  double weight_decay;
+  bool nesterov;
+};
+
+/// AdamW (Loshchilov and Hutter, arXiv:1711.05101; Kingma and Ba, arXiv:1412.6980):
+/// p -= lr weight_decay p; m = b1 m + (1-b1) g; v = b2 v + (1-b2) g^2;
+/// p -= lr (m / (1-b1^t)) / (sqrt(v / (1-b2^t)) + eps), with g scaled by factor first and t = *step (already advanced).
+/// decoupled false adds weight_decay p to g instead (Adam). p, g [n] in dtype; m, v [n] in the accumulator dtype.
+struct AdamUpdate {
+  DType dtype;
+  std::int64_t n;
+  void* p;
+  const void* g;
+  void* m;
+  void* v;
+  const double* lr;
+  const std::int64_t* step;
+  const void* factor;
+  double beta1;
+  double beta2;
+  double eps;
+  double weight_decay;
+  bool decoupled;
+};
+
+}  // namespace adjoint
+
+ADJOINT_CPU_KERNEL(GlobalNorm)
+ADJOINT_CPU_KERNEL(StepAdvance)
+ADJOINT_CPU_KERNEL(SgdUpdate)
+ADJOINT_CPU_KERNEL(AdamUpdate)
+ADJOINT_CPU_SCRATCH(GlobalNorm)
