@@ -1,0 +1,81 @@
+#include "data/batches.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <numeric>
+
+#include "data/random.h"
+#include "kernels/base/error.h"
+
+namespace adjoint::data {
+
+namespace {
+
+// Examples are sorted by length only inside pools of this many batches: like lengths meet, yet each epoch mixes anew.
+constexpr int64_t kPoolBatches = 32;
+
+}  // namespace
+
+int64_t Padded::tokens() const { return std::accumulate(lengths.begin(), lengths.end(), int64_t{0}); }
+
+Padded pad(const std::vector<std::vector<int32_t>>& sequences, std::span<const int64_t> chosen, int32_t pad_id) {
+  Padded out;
+  out.rows = static_cast<int64_t>(chosen.size());
+  for (const int64_t example : chosen) {
+    out.lengths.push_back(static_cast<int32_t>(sequences.at(example).size()));
+    out.width = std::max<int64_t>(out.width, out.lengths.back());
+  }
+  out.ids.assign(static_cast<size_t>(out.rows) * out.width, pad_id);
+  for (int64_t row = 0; row < out.rows; ++row) {
+    std::ranges::copy(sequences[chosen[row]], out.ids.begin() + row * out.width);
+  }
+  return out;
+}
+
+LabelledBatch labelled_batch(const std::vector<std::vector<int32_t>>& sequences, const std::vector<int32_t>& labels,
+                             std::span<const int64_t> chosen, int32_t pad_id) {
+  LabelledBatch out{pad(sequences, chosen, pad_id), {}, {chosen.begin(), chosen.end()}};
+  for (const int64_t example : chosen) out.labels.push_back(labels.at(example));
+  return out;
+}
+
+BatchOrder::BatchOrder(std::vector<int32_t> lengths, BatchOptions options)
+    : lengths_(std::move(lengths)), options_(options), order_(lengths_.size()) {
+  ADJOINT_CHECK(options_.size >= 1, "E-CONF-003", Exit::usage,
+                fmt::format("batch_size: {}; expected an integer in 1..", options_.size));
+  ADJOINT_CHECK(!lengths_.empty(), "E-DATA-001", Exit::data, "batches: no examples; expected at least 1");
+  const int64_t count = static_cast<int64_t>(lengths_.size());
+  batches_per_epoch_ = count / options_.size + (count % options_.size != 0);
+}
+
+std::span<const int64_t> BatchOrder::batch(int64_t cursor) {
+  ADJOINT_CHECK(cursor >= 0, "E-CONF-003", Exit::usage,
+                fmt::format("batch cursor: {}; expected an integer in 0..", cursor));
+  if (epoch(cursor) != arranged_epoch_) arrange(epoch(cursor));
+  const int64_t start = batch_start_[cursor % batches_per_epoch_];
+  const int64_t end = std::min<int64_t>(start + options_.size, static_cast<int64_t>(order_.size()));
+  return std::span(order_).subspan(start, end - start);
+}
+
+void BatchOrder::arrange(int64_t epoch) {
+  CounterRandom random(options_.seed, static_cast<uint64_t>(epoch));
+  std::iota(order_.begin(), order_.end(), int64_t{0});
+  batch_start_.resize(batches_per_epoch_);
+  for (int64_t i = 0; i < batches_per_epoch_; ++i) batch_start_[i] = i * options_.size;
+  if (options_.shuffle) shuffle(order_, random);
+  if (options_.bucket) {
+    const int64_t count = static_cast<int64_t>(order_.size());
+    const bool pools = options_.shuffle && options_.size <= count / kPoolBatches;
+    const int64_t pool = pools ? options_.size * kPoolBatches : count;
+    for (int64_t start = 0; start < count; start += pool) {
+      const auto first = order_.begin() + start;
+      const auto last = order_.begin() + std::min(start + pool, count);
+      std::stable_sort(first, last, [&](int64_t a, int64_t b) { return lengths_[a] < lengths_[b]; });
+    }
+    if (options_.shuffle) shuffle(batch_start_, random);
+  }
+  arranged_epoch_ = epoch;
+}
+
+}  // namespace adjoint::data
