@@ -1,0 +1,73 @@
+"""What the PyTorch benchmarks share: options, timing, and the one JSON line they print.
+
+Batches differ in length and the machine may be shared, so each batch is timed on its own in every pass. min_ms is the mean over
+batches of that batch's best pass, median_ms the mean of the medians: a disturbance spoils one sample, not a pass, and short
+batches weigh no more than long ones. Work without batches is timed in blocks of at least 2 ms.
+"""
+import argparse
+import json
+import os
+import platform
+import statistics
+import time
+
+import torch
+
+BLOCK_SECONDS = 2e-3
+MIN_PASSES = 5
+WARMUP_PASSES = 2
+
+
+def parser(description):
+    result = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    result.add_argument("--threads", type=int, default=1, help="intra-op threads; pin with taskset yourself")
+    result.add_argument("--seed", type=int, default=0, help="seeds the weights and the batches")
+    result.add_argument("--seconds", type=float, default=3.0, help="time to spend on each measured part")
+    result.add_argument("--json", action="store_true", help="accepted for symmetry with our own benchmarks: output is always JSON")
+    return result
+
+
+def setup(args):
+    torch.manual_seed(args.seed)
+    torch.set_num_threads(args.threads)
+    torch.set_num_interop_threads(1)
+
+
+def measure(call, batches=1, seconds=3.0):
+    """Times `call`, which takes the next of `batches` batches each time, and returns milliseconds per call."""
+    for _ in range(WARMUP_PASSES * batches):
+        call()
+    start = time.perf_counter()
+    for _ in range(batches):
+        call()
+    one_pass = time.perf_counter() - start
+    repeats = max(1, round(BLOCK_SECONDS / one_pass)) if batches == 1 else 1
+    passes = max(MIN_PASSES, int(seconds / (one_pass * repeats)))
+    samples = [[] for _ in range(batches)]
+    for _ in range(passes):
+        for sample in samples:
+            start = time.perf_counter()
+            for _ in range(repeats):
+                call()
+            sample.append((time.perf_counter() - start) / repeats * 1e3)
+
+    def mean(figure):
+        return round(statistics.fmean(figure(sample) for sample in samples), 6)
+
+    return {"min_ms": mean(min), "median_ms": mean(statistics.median), "passes": passes, "repeats": repeats}
+
+
+def adam(parameters, kind, lr=1e-3):
+    """PyTorch's Adam in one of its three implementations; all three compute the same update."""
+    return torch.optim.Adam(parameters, lr=lr, fused=kind == "fused", foreach=kind == "foreach")
+
+
+def parameter_count(module):
+    return sum(p.numel() for p in module.parameters() if p.requires_grad)
+
+
+def emit(bench, main, **fields):
+    """One line: the main measurement's figures on the top level, then whatever describes the run."""
+    environment = {"torch": torch.__version__, "python": platform.python_version(), "threads": torch.get_num_threads(),
+                   "isa": torch.backends.cpu.get_cpu_capability(), "cpus": sorted(os.sched_getaffinity(0))}
+    print(json.dumps({"bench": bench, "engine": "pytorch", **main, **fields, **environment}), flush=True)
