@@ -13,12 +13,13 @@ struct At {
 };
 }  // namespace adjoint::cpu
 
-/// Declares a call's entry points on the CPU.
+/// Declares a call's entry points on the CPU. launch() finds them through the namespace of At.
 #define ADJOINT_CPU_KERNEL(Call)            \
   namespace adjoint::cpu {                  \
   void run(const At& at, const Call& call); \
   }
-#define ADJOINT_CPU_SCRATCH(Call)              \
-  namespace adjoint::cpu {                     \
-  std::size_t scratch_bytes(const Call& call); \
+#define ADJOINT_CPU_SCRATCH(Call)                                                               \
+  namespace adjoint::cpu {                                                                      \
+  std::size_t scratch_bytes(const Call& call);                                                  \
+  inline std::size_t scratch_bytes(const At&, const Call& call) { return scratch_bytes(call); } \
   }

@@ -1,0 +1,50 @@
+#include "engine/launch.h"
+
+#include <fmt/format.h>
+
+#include <memory>
+#include <thread>
+
+#include "kernels/base/error.h"
+#include "kernels/cpu/thread_pool.h"
+
+namespace adjoint {
+namespace {
+
+struct Pool {
+  std::unique_ptr<cpu::ThreadPool> pool;
+  cpu::At at;
+
+  Pool() { resize(static_cast<int>(std::max(1u, std::thread::hardware_concurrency()))); }
+  void resize(int threads) {
+    pool = std::make_unique<cpu::ThreadPool>(threads);
+    at.pool = pool.get();
+  }
+};
+
+Pool& pool() {
+  static Pool pool;
+  return pool;
+}
+
+}  // namespace
+
+void set_threads(int threads) {
+  ADJOINT_CHECK(threads >= 1 && threads <= 256, "E-CONF-003", Exit::usage,
+                fmt::format("threads: {} is out of range; expected an integer in 1..256", threads));
+  if (pool().pool->threads() != threads) pool().resize(threads);
+}
+
+int threads() { return pool().pool->threads(); }
+
+const cpu::At& cpu_at() { return pool().at; }
+
+void Recording::replay() const {
+  for (std::size_t at = 0; at < buffer_.size();) {
+    const auto& header = *reinterpret_cast<const Header*>(&buffer_[at]);
+    header.run(header.device, &buffer_[at + 1]);
+    at += 1 + header.units;
+  }
+}
+
+}  // namespace adjoint

@@ -1,0 +1,79 @@
+#pragma once
+// Optimizers. One call over a model's flat buffers; what changes between steps lies in device memory, so that a whole
+// training step can be recorded and replayed.
+
+#include <memory>
+#include <vector>
+
+#include "engine/parameter.h"
+
+namespace adjoint {
+
+class Optimizer {
+ public:
+  virtual ~Optimizer() = default;
+  Optimizer(const Optimizer&) = delete;
+  Optimizer& operator=(const Optimizer&) = delete;
+
+  /// Completes the gradients, clips them if a limit is set, updates the parameters, and clears the gradients.
+  void step();
+  /// Takes effect at the next step. Not while a step is recorded (it is read from memory at each replay).
+  void set_learning_rate(double rate);
+  double learning_rate() const { return rate_; }
+  /// Norm of all gradients before clipping, as of the last step(); undefined without a clip limit.
+  const Tensor& gradient_norm() const { return norm_; }
+  /// Everything that step() changes, by name, for checkpoints and Step.
+  std::vector<std::pair<std::string, Tensor>> state() const;
+
+ protected:
+  /// max_norm 0: no clipping.
+  Optimizer(ParameterSet& parameters, double rate, double max_norm);
+  virtual void update(const void* factor) = 0;
+
+  ParameterSet& parameters_;
+  Tensor rate_value_;  // f64 []
+  Tensor step_;        // i64 in u8[8]
+  std::vector<std::pair<std::string, Tensor>> moments_;
+
+ private:
+  double rate_;
+  double max_norm_;
+  Tensor norm_;
+  Tensor factor_;
+};
+
+struct SgdOptions {
+  double learning_rate = 0.1;
+  double momentum = 0.0;
+  double weight_decay = 0.0;
+  bool nesterov = false;
+  double max_norm = 0.0;
+};
+class Sgd final : public Optimizer {
+ public:
+  Sgd(ParameterSet& parameters, const SgdOptions& options);
+
+ private:
+  void update(const void* factor) override;
+  SgdOptions options_;
+};
+
+struct AdamOptions {
+  double learning_rate = 1e-3;
+  double beta1 = 0.9;
+  double beta2 = 0.999;
+  double eps = 1e-8;
+  double weight_decay = 0.0;
+  bool decoupled = true;  ///< AdamW; false adds the decay to the gradient (Adam)
+  double max_norm = 0.0;
+};
+class Adam final : public Optimizer {
+ public:
+  Adam(ParameterSet& parameters, const AdamOptions& options);
+
+ private:
+  void update(const void* factor) override;
+  AdamOptions options_;
+};
+
+}  // namespace adjoint

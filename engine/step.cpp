@@ -1,0 +1,147 @@
+#include "engine/step.h"
+
+#include <fmt/format.h>
+
+#include <cstring>
+
+#include "engine/scope.h"
+
+namespace adjoint {
+
+struct Step::Recorded {
+  Allocator* arena = nullptr;  // owns all memory of the recording; outlives it while a tensor refers to it
+  std::vector<Tensor> inputs;
+  std::vector<Tensor> outputs;
+  Recording recording;
+  bool ready = false;
+
+  Recorded() = default;
+  ~Recorded() {
+    inputs.clear();
+    outputs.clear();
+    recording = Recording();
+    if (arena != nullptr) arena->orphan();
+  }
+};
+
+namespace {
+
+/// While it lives, this thread's launches are recorded and its memory comes from the arena.
+struct RecordingScope {
+  RecordingScope(Recording& recording, Allocator& arena) : scope(arena) { launch_hooks.recording = &recording; }
+  ~RecordingScope() { launch_hooks.recording = nullptr; }
+  AllocatorScope scope;
+};
+
+std::vector<std::byte> bytes_of(const Tensor& t) {
+  std::vector<std::byte> bytes(t.bytes());
+  if (!bytes.empty()) std::memcpy(bytes.data(), t.data(), bytes.size());
+  return bytes;
+}
+
+void require_equal(const Tensor& t, const std::vector<std::byte>& expected, const char* kind, std::size_t index) {
+  const auto* actual = static_cast<const std::byte*>(t.data());
+  for (std::size_t i = 0; i < expected.size(); ++i) {
+    ADJOINT_CHECK(actual[i] == expected[i], "E-STEP-003", Exit::bug,
+                  fmt::format("step: {} {} of shape {} differs between the plain run and the replay at element {}; "
+                              "expected equal bits: the function depends on something that is neither input nor state",
+                              kind, index, text(t.shape()), i / size_of(t.dtype())));
+  }
+}
+
+}  // namespace
+
+Step::Step(Function function, std::vector<Tensor> state) : function_(std::move(function)), state_(std::move(state)) {}
+Step::~Step() = default;
+
+std::string Step::signature(std::span<const Tensor> inputs) {
+  std::string key;
+  for (const Tensor& x : inputs) {
+    ADJOINT_OP_CHECK(x.defined(), "E-STEP-002", "step: an input is undefined");
+    key += fmt::format("{}{}@{} ", name(x.dtype()), text(x.shape()), text(x.device()));
+  }
+  return key;
+}
+
+std::size_t Step::recordings() const {
+  std::size_t n = 0;
+  for (const auto& [key, recorded] : recorded_) n += recorded->ready ? 1 : 0;
+  return n;
+}
+
+std::size_t Step::recorded_calls(std::span<const Tensor> inputs) const {
+  const auto found = recorded_.find(signature(inputs));
+  return found == recorded_.end() ? 0 : found->second->recording.calls();
+}
+
+std::vector<Tensor> Step::operator()(std::span<const Tensor> inputs) {
+  ADJOINT_OP_CHECK(!recording_a_step(), "E-STEP-002", "step: called while another step is being recorded");
+  std::unique_ptr<Recorded>& recorded = recorded_[signature(inputs)];
+  if (recorded == nullptr) {
+    recorded = std::make_unique<Recorded>();
+    return function_(inputs);
+  }
+  if (!recorded->ready) {
+    record(*recorded, inputs);  // recording also runs the calls
+    return recorded->outputs;
+  }
+  return replay(*recorded, inputs);
+}
+
+void Step::record(Recorded& recorded, std::span<const Tensor> inputs) {
+  const Device device = inputs.empty() ? Device{} : inputs[0].device();
+  recorded.arena = new Allocator(device, false, true);
+  {
+    const AllocatorScope scope(*recorded.arena);
+    for (const Tensor& x : inputs) {
+      Tensor held = Tensor::empty(x.shape(), x.dtype(), x.device());
+      held.copy_from(x);
+      recorded.inputs.push_back(held);
+    }
+  }
+  {
+    const RecordingScope scope(recorded.recording, *recorded.arena);
+    recorded.outputs = function_(recorded.inputs);
+  }
+  recorded.ready = true;
+}
+
+const std::vector<Tensor>& Step::replay(Recorded& recorded, std::span<const Tensor> inputs) {
+  for (std::size_t i = 0; i < inputs.size(); ++i)
+    if (inputs[i].data() != recorded.inputs[i].data()) recorded.inputs[i].copy_from(inputs[i]);
+  recorded.recording.replay();
+  return recorded.outputs;
+}
+
+std::vector<Tensor> Step::verify(std::span<const Tensor> inputs) {
+  std::vector<std::vector<std::byte>> before;
+  for (const Tensor& t : state_) before.push_back(bytes_of(t));
+  const auto restore = [&] {
+    for (std::size_t i = 0; i < state_.size(); ++i)
+      if (!before[i].empty()) std::memcpy(state_[i].data(), before[i].data(), before[i].size());
+  };
+
+  std::unique_ptr<Recorded>& recorded = recorded_[signature(inputs)];
+  if (recorded == nullptr) recorded = std::make_unique<Recorded>();
+  if (!recorded->ready) {
+    function_(inputs);  // as the first call would: it may create what lives on, such as gradients
+    restore();
+    record(*recorded, inputs);
+    restore();
+  }
+  const std::vector<Tensor> plain = function_(inputs);
+  std::vector<std::vector<std::byte>> outputs, after;
+  for (const Tensor& t : plain) outputs.push_back(bytes_of(t));
+  for (const Tensor& t : state_) after.push_back(bytes_of(t));
+  restore();
+
+  std::vector<const Storage*> kept;
+  for (const Tensor& x : recorded->inputs) kept.push_back(x.storage().get());
+  recorded->arena->fill_blocks(0xff, kept);
+  const std::vector<Tensor>& replayed = replay(*recorded, inputs);
+  for (std::size_t i = 0; i < replayed.size(); ++i) require_equal(replayed[i], outputs[i], "output", i);
+  for (std::size_t i = 0; i < state_.size(); ++i) require_equal(state_[i], after[i], "state", i);
+  return replayed;
+}
+
+}  // namespace adjoint

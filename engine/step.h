@@ -1,0 +1,61 @@
+#pragma once
+// Recorded steps: a function of tensors is run once plainly, recorded once, and from then on replayed as a flat list of
+// kernel calls, without shape checks, tape or allocation.
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "engine/launch.h"
+#include "engine/tensor.h"
+
+namespace adjoint {
+
+/// Wraps a function that reads its inputs, may change `state` (parameters, moments, generators), and returns outputs.
+/// The function must do the same launches for the same input shapes: what varies from call to call comes in through
+/// inputs or lies in state. Every combination of input shapes and dtypes has its own recording.
+class Step {
+ public:
+  using Function = std::function<std::vector<Tensor>(std::span<const Tensor>)>;
+
+  /// state: every tensor the function changes and that outlives a call; verify() needs it to start twice from one
+  /// point.
+  explicit Step(Function function, std::vector<Tensor> state = {});
+  ~Step();
+  Step(const Step&) = delete;
+  Step& operator=(const Step&) = delete;
+
+  /// Runs the step: the first call with given shapes plainly, the second while recording, later ones by replay.
+  /// The outputs of a replayed call live until the next call with the same shapes.
+  std::vector<Tensor> operator()(std::span<const Tensor> inputs);
+  std::vector<Tensor> operator()(std::initializer_list<Tensor> inputs) {
+    return (*this)(std::span(inputs.begin(), inputs.size()));
+  }
+
+  /// Runs the function plainly and as a replay whose memory was filled with NaN first, from the same state, and
+  /// compares outputs and state bit for bit. The state is as after one call. Throws E-STEP-003 naming the first tensor
+  /// that differs.
+  std::vector<Tensor> verify(std::span<const Tensor> inputs);
+  std::vector<Tensor> verify(std::initializer_list<Tensor> inputs) {
+    return verify(std::span(inputs.begin(), inputs.size()));
+  }
+
+  /// Calls in the recording for these inputs; 0 if there is none yet.
+  std::size_t recorded_calls(std::span<const Tensor> inputs) const;
+  std::size_t recordings() const;
+
+ private:
+  struct Recorded;
+  static std::string signature(std::span<const Tensor> inputs);
+  void record(Recorded& recorded, std::span<const Tensor> inputs);
+  const std::vector<Tensor>& replay(Recorded& recorded, std::span<const Tensor> inputs);
+
+  Function function_;
+  std::vector<Tensor> state_;
+  std::map<std::string, std::unique_ptr<Recorded>> recorded_;
+};
+
+}  // namespace adjoint

@@ -1,0 +1,205 @@
+#include "engine/storage.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <bit>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <new>
+
+#include "engine/scope.h"
+
+namespace adjoint {
+namespace {
+
+constexpr std::size_t kAlignment = 64;
+static_assert(sizeof(Storage) <= kAlignment);
+
+#if defined(__SANITIZE_ADDRESS__)
+constexpr bool kExactByDefault = true;  // a cache would hide overruns and use after release from the sanitizer
+#else
+constexpr bool kExactByDefault = false;
+#endif
+
+// Classes: multiples of 64 bytes up to 1 KiB, then four steps for each doubling, so at most a quarter is wasted.
+constexpr std::size_t kSmall = 1024;
+
+std::uint32_t size_class_of(std::size_t bytes) {
+  if (bytes <= kSmall) return static_cast<std::uint32_t>(bytes == 0 ? 0 : (bytes - 1) / 64);
+  const int log = std::bit_width(bytes - 1) - 1;  // 2^log < bytes <= 2^(log+1)
+  const std::size_t step = std::size_t{1} << (log - 2);
+  const std::size_t part = (bytes - (std::size_t{1} << log) + step - 1) / step;  // 1..4
+  return static_cast<std::uint32_t>(16 + (log - 10) * 4 + part - 1);
+}
+
+std::size_t class_bytes(std::uint32_t size_class) {
+  if (size_class < 16) return (size_class + 1) * 64;
+  const std::uint32_t log = (size_class - 16) / 4 + 10, part = (size_class - 16) % 4 + 1;
+  return (std::size_t{1} << log) + part * (std::size_t{1} << (log - 2));
+}
+
+thread_local Allocator* scoped_allocator = nullptr;
+
+}  // namespace
+
+// A spin lock: it is held for a few instructions, and an uncontended one costs a few nanoseconds.
+struct Allocator::Lock {
+  explicit Lock(const Allocator& a) : flag(a.busy_) {
+    while (flag.test_and_set(std::memory_order_acquire)) {
+    }
+  }
+  ~Lock() { flag.clear(std::memory_order_release); }
+  std::atomic_flag& flag;
+};
+
+Allocator::Allocator(Device device, bool exact, bool keep_all)
+    : device_(device), exact_((exact || kExactByDefault) && !keep_all), keep_all_(keep_all), free_(16 + 4 * 40) {}
+
+Allocator::~Allocator() {
+  release_cached();
+  for (Storage* block : blocks_) std::free(block);
+}
+
+Storage* Allocator::take_from_system(std::size_t bytes, std::uint32_t size_class) {
+  if (limit_ != 0 && statistics_.reserved + bytes > limit_) return nullptr;
+  void* memory = nullptr;
+  if (posix_memalign(&memory, kAlignment, kAlignment + bytes) != 0) return nullptr;
+  statistics_.reserved += bytes;
+  ++statistics_.system_allocations;
+  auto* storage = new (memory) Storage{};
+  storage->data = static_cast<char*>(memory) + kAlignment;
+  storage->bytes = bytes;
+  storage->allocator = this;
+  storage->size_class = size_class;
+  storage->device = device_;
+  return storage;
+}
+
+Storage* Allocator::allocate(std::size_t bytes) {
+  const std::uint32_t size_class = size_class_of(bytes);
+  Storage* storage = nullptr;
+  {
+    const Lock lock(*this);
+    std::vector<Storage*>& free = free_[size_class];
+    if (!free.empty()) {
+      storage = free.back();
+      free.pop_back();
+    } else {
+      storage = take_from_system(exact_ ? bytes : class_bytes(size_class), size_class);
+      if (storage != nullptr && keep_all_) blocks_.push_back(storage);
+    }
+    if (storage != nullptr) {
+      ++statistics_.allocations;
+      ++statistics_.live;
+      statistics_.in_use += storage->bytes;
+      statistics_.peak = std::max(statistics_.peak, statistics_.in_use);
+      storage->references.store(1, std::memory_order_relaxed);
+      storage->version = 0;
+      return storage;
+    }
+  }
+  if (!keep_all_ && statistics().reserved > statistics().in_use) {  // give the cache back and try once more
+    release_cached();
+    const Lock lock(*this);
+    storage = take_from_system(exact_ ? bytes : class_bytes(size_class), size_class);
+    if (storage != nullptr) {
+      ++statistics_.allocations;
+      ++statistics_.live;
+      statistics_.in_use += storage->bytes;
+      statistics_.peak = std::max(statistics_.peak, statistics_.in_use);
+      storage->references.store(1, std::memory_order_relaxed);
+      return storage;
+    }
+  }
+  constexpr double kMiB = 1024.0 * 1024.0;
+  const AllocatorStatistics s = statistics();
+  const std::string path = ScopeName::path();
+  throw Error(
+      "E-MEM-001", Exit::memory,
+      fmt::format("{}: requested {:.1f} MiB, in use {:.1f} MiB, limit {}; in op of layer '{}'; try a smaller "
+                  "--batch-size",
+                  text(device_), static_cast<double>(bytes) / kMiB, static_cast<double>(s.in_use) / kMiB,
+                  limit_ == 0 ? "the system's" : fmt::format("{:.1f} MiB", static_cast<double>(limit_) / kMiB), path));
+}
+
+void Allocator::release(Storage* storage) {
+  bool last = false;
+  {
+    const Lock lock(*this);
+    --statistics_.live;
+    statistics_.in_use -= storage->bytes;
+    if (exact_) {
+      statistics_.reserved -= storage->bytes;
+      std::free(storage);
+    } else {
+      free_[storage->size_class].push_back(storage);
+    }
+    last = orphaned_ && statistics_.live == 0;
+  }
+  if (last) delete this;
+}
+
+AllocatorStatistics Allocator::statistics() const {
+  const Lock lock(*this);
+  return statistics_;
+}
+
+void Allocator::reset_peak() {
+  const Lock lock(*this);
+  statistics_.peak = statistics_.in_use;
+}
+
+void Allocator::release_cached() {
+  if (keep_all_) return;
+  const Lock lock(*this);
+  for (std::vector<Storage*>& list : free_) {
+    for (Storage* storage : list) {
+      statistics_.reserved -= storage->bytes;
+      std::free(storage);
+    }
+    list.clear();
+  }
+}
+
+void Allocator::set_limit(std::size_t bytes) {
+  const Lock lock(*this);
+  limit_ = bytes;
+}
+
+void Allocator::fill_blocks(std::uint8_t pattern, const std::vector<const Storage*>& except) {
+  const Lock lock(*this);
+  for (Storage* block : blocks_) {
+    if (std::find(except.begin(), except.end(), block) == except.end()) std::memset(block->data, pattern, block->bytes);
+  }
+}
+
+void Allocator::orphan() {
+  bool last = false;
+  {
+    const Lock lock(*this);
+    orphaned_ = true;
+    last = statistics_.live == 0;
+  }
+  if (last) delete this;
+}
+
+Allocator& Allocator::of(Device device) {
+  // Never destroyed: tensors with static lifetime may be released after any destructor of ours would have run.
+  static Allocator* const cpu = new Allocator({DeviceType::cpu, 0});
+  static Allocator* const simt = new Allocator({DeviceType::simt, 0}, true);
+  if (device.type == DeviceType::cpu) return *cpu;
+  if (device.type == DeviceType::simt) return *simt;
+  throw Error("E-GPU-001", Exit::device, "no CUDA device: this build has no CUDA backend; try --device=cpu");
+}
+
+Allocator& Allocator::current(Device device) {
+  if (scoped_allocator != nullptr && scoped_allocator->device_ == device) return *scoped_allocator;
+  return of(device);
+}
+
+AllocatorScope::AllocatorScope(Allocator& allocator) : outer_(scoped_allocator) { scoped_allocator = &allocator; }
+AllocatorScope::~AllocatorScope() { scoped_allocator = outer_; }
+
+}  // namespace adjoint

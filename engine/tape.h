@@ -1,0 +1,174 @@
+#pragma once
+// Reverse-mode differentiation. While a tape records on a thread, every op whose input lies on the tape appends a node;
+// the list is in execution order, so walking it backwards is a topological order: no sort, no recursion.
+
+#include <cstddef>
+#include <cstdint>
+#include <initializer_list>
+#include <memory>
+#include <new>
+#include <span>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "engine/tensor.h"
+#include "kernels/base/view.h"
+
+namespace adjoint {
+
+class Parameter;
+class Tape;
+
+/// A tensor kept for backward. get() throws E-GRAD-003, naming the op, if it was written to since.
+class Saved {
+ public:
+  Saved() = default;
+  explicit Saved(const Tensor& tensor) : tensor_(tensor), version_(tensor.defined() ? tensor.storage()->version : 0) {}
+  const Tensor& get(const char* op) const {
+    if (tensor_.defined() && tensor_.storage()->version != version_) [[unlikely]]
+      fail(op);
+    return tensor_;
+  }
+  /// Null for an undefined tensor.
+  const void* data(const char* op) const { return get(op).data(); }
+
+ private:
+  [[noreturn]] void fail(const char* op) const;
+  Tensor tensor_;
+  std::uint32_t version_ = 0;
+};
+
+/// What a node's backward works with: the gradients of its outputs, and where those of its inputs go.
+class Gradients {
+ public:
+  /// Gradient of output i: dense, of its shape and dtype. Null if nothing depends on that output (a gradient of zero);
+  /// of a node with one output it is never null.
+  const void* incoming(int output = 0) const;
+  /// Destination for input i's gradient: dense, of the input's shape and dtype; null data if it is not wanted.
+  GradOut into(int input) const;
+  bool wanted(int input) const;
+  Device device() const;
+
+ private:
+  friend class Tape;
+  Gradients(Tape& tape, struct Node& node) : tape_(tape), node_(node) {}
+  Tape& tape_;
+  Node& node_;
+};
+
+/// One recorded op. Concrete types add what they saved, and are destroyed by the tape, one after another.
+struct Node {
+  virtual ~Node() = default;
+  /// Launches the gradient calls.
+  virtual void backward(const Gradients& gradients) = 0;
+  /// The op's name, for messages.
+  virtual const char* name() const = 0;
+
+  std::int32_t* slots = nullptr;  ///< inputs first, then outputs; -1: an input that needs no gradient
+  std::uint16_t inputs = 0;
+  std::uint16_t outputs = 0;
+  Device device;
+};
+
+class Tape {
+ public:
+  Tape();
+  ~Tape();
+  Tape(const Tape&) = delete;
+  Tape& operator=(const Tape&) = delete;
+
+  /// Stops the recording when it ends.
+  class [[nodiscard]] Guard {
+   public:
+    explicit Guard(Tape& tape);
+    ~Guard();
+    Guard(const Guard&) = delete;
+    Guard& operator=(const Guard&) = delete;
+
+   private:
+    Tape& tape_;
+  };
+  /// Forgets what was recorded before and records this thread's ops until the guard ends.
+  /// Throws E-GRAD-005 if a tape records on this thread already.
+  Guard record();
+
+  /// x as a tensor whose gradient is wanted. Throws E-GRAD-005 when the tape does not record, E-OP-006 for i32 and u8.
+  Tensor watch(const Tensor& x);
+
+  /// Adds the gradients of a one-element y to those of every parameter it depends on, and makes gradient() of watched
+  /// tensors available. Throws E-GRAD-001 (graph already freed), E-GRAD-002 (a tape records: no second derivatives),
+  /// E-GRAD-004 (y has not one element, or is not on the tape), E-GRAD-003 (a saved tensor was overwritten).
+  void backward(const Tensor& y, bool retain = false);
+  /// The same with y's gradient given; of y's shape and dtype.
+  void backward(const Tensor& y, const Tensor& dy, bool retain = false);
+
+  /// The gradient of a watched tensor after backward; zeros if the result did not depend on it.
+  Tensor gradient(const Tensor& x) const;
+
+  std::size_t nodes() const { return nodes_.size(); }
+  std::uint64_t epoch() const { return epoch_; }
+
+  /// The tape to record on, if one records on this thread and any of these tensors lies on it; else null.
+  static Tape* recording(std::initializer_list<const Tensor*> inputs) {
+    Tape* tape = active_;
+    if (tape == nullptr) return nullptr;
+    for (const Tensor* x : inputs)
+      if (x->slot().epoch == tape->epoch_) return tape;
+    return nullptr;
+  }
+  static Tape* active() { return active_; }
+
+  /// Appends a node: inputs in the order backward knows them, outputs get their slots here.
+  template <class N, class... Arguments>
+  N& add(std::span<const Tensor* const> inputs, std::span<Tensor* const> outputs, Arguments&&... arguments) {
+    static_assert(std::is_base_of_v<Node, N>);
+    auto* slots = static_cast<std::int32_t*>(
+        allocate((inputs.size() + outputs.size()) * sizeof(std::int32_t), alignof(std::int32_t)));
+    N* node = new (allocate(sizeof(N), alignof(N))) N{{}, std::forward<Arguments>(arguments)...};
+    link(*node, slots, inputs, outputs);
+    return *node;
+  }
+  template <class N, class... Arguments>
+  N& add(std::initializer_list<const Tensor*> inputs, std::initializer_list<Tensor*> outputs,
+         Arguments&&... arguments) {
+    return add<N>(std::span(inputs.begin(), inputs.size()), std::span(outputs.begin(), outputs.size()),
+                  std::forward<Arguments>(arguments)...);
+  }
+
+ private:
+  friend class Gradients;
+  friend class Parameter;
+
+  /// Where one tensor's gradient is gathered during backward.
+  struct Slot {
+    StorageRef gradient;
+    void* data = nullptr;
+    std::int64_t count = 0;
+    DType dtype = DType::f32;
+    Device device;
+    bool leaf = false;
+    bool written = false;
+    Parameter* parameter = nullptr;
+  };
+
+  void* allocate(std::size_t bytes, std::size_t alignment);
+  void link(Node& node, std::int32_t* slots, std::span<const Tensor* const> inputs, std::span<Tensor* const> outputs);
+  Tensor::TapeSlot parameter_slot(Parameter& parameter);
+  GradOut into(Slot& slot);
+  void forget();
+  void destroy_node(Node*& node);
+
+  static inline thread_local Tape* active_ = nullptr;
+
+  std::uint64_t epoch_ = 0;
+  std::vector<Slot> slots_;
+  std::vector<Node*> nodes_;
+  bool freed_ = false;
+  // Nodes lie in chunks that are kept for the next recording.
+  std::vector<std::unique_ptr<std::byte[]>> chunks_;
+  std::size_t chunk_ = 0;
+  std::size_t used_ = 0;
+};
+
+}  // namespace adjoint
