@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """The token batches that every step benchmark runs on, ours and the peers'.
 
-Both sides must train on the same strings, or the comparison measures luck with lengths. So the batches come from a generator
-small enough to be written twice, here and in C++. All arithmetic is modulo 2^64.
+Both sides must train on the same strings, or the comparison measures luck with lengths. So the batches come from a
+generator small enough to be written twice, here and in C++. All arithmetic is modulo 2^64.
 
-  splitmix64   state starts at the seed.  next():  state += 0x9E3779B97F4A7C15;  z = state
-               z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9;  z = (z ^ (z >> 27)) * 0x94D049BB133111EB;  return z ^ (z >> 31)
+  splitmix64   state starts at the seed. next():  state += 0x9E3779B97F4A7C15;  z = state
+               z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9; z = (z ^ (z >> 27)) * 0x94D049BB133111EB; return z ^ (z >> 31)
   below(n)     ((next() >> 32) * n) >> 32                         for n < 2^32; a value in 0 .. n-1
 
 One generator makes all batches of a run, in order, each row before the next:
@@ -16,18 +16,20 @@ One generator makes all batches of a run, in order, each row before the next:
                                               then `length` times:  token = 1 + below(vocab - 1)
                                               then  label = below(2)
 
-Defaults: seed 0; reverse: 4 letters from id 3 (0 pad, 1 begin, 2 end), lengths 1..20, for batch 1 always 20; preset practical10:
-letters from id 2 (0 begin, 1 end, no pad), lengths 3..14; headline: T 20, vocab 20000 (0 pad). A run has max(8, 64 / batch) batches.
-Rows hold letters only; begin and end marks are added by the model's own batching.
+Defaults: seed 0; reverse: 4 letters from id 3 (0 pad, 1 begin, 2 end), lengths 1..20, for batch 1 always 20; preset
+practical10: letters from id 2 (0 begin, 1 end, no pad), lengths 3..14; headline: T 20, vocab 20000 (0 pad). A run has
+max(8, 64 / batch) batches. Rows hold letters only; begin and end marks are added by the model's own batching.
 
-  hash         h = 0xCBF29CE484222325; for every value in the order above (length, tokens, label):  h = (h ^ value) * 0x100000001B3
-               printed as 16 hex digits. Every benchmark prints it as "batches_hash", so a mismatch between two sides is seen.
+  hash         h = 0xCBF29CE484222325; for every value in the order above (length, tokens, label):
+               h = (h ^ value) * 0x100000001B3.  Every benchmark prints it as "batches_hash", 16 hex digits, so that a
+               mismatch between two sides is seen.
 
-Known answers, seed 0: next() is E220A8397B1DCDAF, 6E789E6AA1B965F4, 06C45D188009454F. Hashes for the defaults:
-  reverse batch 64  eb7152644e5bb35f   reverse batch 1  ffd05dc49b5d482b   practical10 batch 1  1010a262d6851f9c   headline batch 64  52b6a6a3df0a3924
+Known answers, seed 0: next() is E220A8397B1DCDAF, 6E789E6AA1B965F4, 06C45D188009454F; hashes for the defaults:
+  reverse batch 64  eb7152644e5bb35f         reverse batch 1    ffd05dc49b5d482b
+  practical10       1010a262d6851f9c         headline batch 64  52b6a6a3df0a3924
 
-Run as a program it writes the batches as JSON, which the benchmarks read back with --batches FILE:
-  {"kind": "reverse", "seed": 0, "batches": [{"rows": [[3, 5, 4], ...], "labels": [0, 1, ...]}, ...]}     (labels: headline only)
+Run as a program it writes the batches as JSON (labels: headline only), for the benchmarks' --batches FILE:
+  {"kind": "reverse", "seed": 0, "batches": [{"rows": [[3, 5, 4], ...], "labels": [0, 1, ...]}, ...]}
 """
 import argparse
 import json
@@ -115,7 +117,8 @@ def main():
         with open(args.out, "w", encoding="utf-8") as file:
             json.dump({"kind": kind, "seed": args.seed, "batches": batches}, file)
     tokens = sum(len(row) for batch in batches for row in batch["rows"])
-    print(json.dumps({"kind": args.kind, "batches": len(batches), "tokens": tokens, "batches_hash": fingerprint(batches)}))
+    print(json.dumps({"kind": args.kind, "batches": len(batches), "tokens": tokens,
+                      "batches_hash": fingerprint(batches)}))
 
 
 if __name__ == "__main__":

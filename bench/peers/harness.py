@@ -1,8 +1,8 @@
 """What the PyTorch benchmarks share: options, timing, and the one JSON line they print.
 
-Batches differ in length and the machine may be shared, so each batch is timed on its own in every pass. min_ms is the mean over
-batches of that batch's best pass, median_ms the mean of the medians: a disturbance spoils one sample, not a pass, and short
-batches weigh no more than long ones. Work without batches is timed in blocks of at least 2 ms.
+Batches differ in length and the machine may be shared, so each batch is timed on its own in every pass. min_ms is the
+mean over batches of that batch's best pass, median_ms the mean of the medians: a disturbance spoils one sample, not a
+pass, and short batches do not pass for fast ones. Work without batches is timed in blocks of at least 2 ms.
 """
 import argparse
 import json
@@ -23,7 +23,7 @@ def parser(description):
     result.add_argument("--threads", type=int, default=1, help="intra-op threads; pin with taskset yourself")
     result.add_argument("--seed", type=int, default=0, help="seeds the weights and the batches")
     result.add_argument("--seconds", type=float, default=3.0, help="time to spend on each measured part")
-    result.add_argument("--json", action="store_true", help="accepted for symmetry with our own benchmarks: output is always JSON")
+    result.add_argument("--json", action="store_true", help="no effect: output is always JSON, as ours is with it")
     return result
 
 

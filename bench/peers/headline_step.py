@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""One training step of a headline classifier in PyTorch: embedding 100, LSTM 128, optionally an encoder block, two classes.
+"""One training step of a headline classifier in PyTorch: embedding 100, LSTM 128, perhaps an encoder block.
 
-lstm takes the last real state; lstm-encoder adds one pre-norm block (4 heads, feed-forward 512, erf GELU) over every state and
-averages the real positions. The LSTM runs padded: it is causal, so states at real positions are exact, and PyTorch is fastest so.
---embedding-gradient sparse gives the embedding a sparse gradient and SparseAdam, all else stays with Adam.
+lstm takes the last real state; lstm-encoder adds one pre-norm block (4 heads, feed-forward 512, erf GELU) over every
+state and averages the real positions. The LSTM runs padded: it is causal, so states at real positions are exact, and
+PyTorch is fastest so. --embedding-gradient sparse gives the embedding a sparse gradient and SparseAdam; all else stays with Adam.
 """
 import torch
 import torch.nn.functional as F
@@ -50,8 +50,8 @@ def main():
     parser.add_argument("--hidden", type=int, default=128)
     parser.add_argument("--adam", choices=["fused", "foreach", "loop"], default="fused")
     parser.add_argument("--count", type=int, help="number of batches (default max(8, 64 / batch))")
-    parser.add_argument("--batches", metavar="FILE", help="read batches written by batches.py instead of generating them")
-    parser.add_argument("--parts", action="store_true", help="also time the forward pass, and forward plus backward")
+    parser.add_argument("--batches", metavar="FILE", help="read batches that batches.py wrote")
+    parser.add_argument("--parts", action="store_true", help="also time forward, and forward plus backward")
     args = parser.parse_args()
     harness.setup(args)
     rows = (synthetic.read(args.batches, "headline") if args.batches else
@@ -62,7 +62,8 @@ def main():
     model.train()
     if sparse:
         rest = [p for name, p in model.named_parameters() if not name.startswith("embedding.")]
-        optimizers = [torch.optim.SparseAdam(list(model.embedding.parameters()), lr=1e-3), harness.adam(rest, args.adam)]
+        table = list(model.embedding.parameters())
+        optimizers = [torch.optim.SparseAdam(table, lr=1e-3), harness.adam(rest, args.adam)]
     else:
         optimizers = [harness.adam(model.parameters(), args.adam)]
     turn = 0
@@ -93,8 +94,9 @@ def main():
     if args.parts:
         parts = {"forward": harness.measure(forward, len(data), args.seconds),
                  "forward_backward": harness.measure(forward_backward, len(data), args.seconds)}
-    harness.emit("headline_step", result, model=args.model, embedding_gradient=args.embedding_gradient, batch=args.batch,
-                 length=args.length, vocab=args.vocab, optimizer=f"adam-{args.adam}", parameters=harness.parameter_count(model),
+    harness.emit("headline_step", result, model=args.model, embedding_gradient=args.embedding_gradient,
+                 batch=args.batch, length=args.length, vocab=args.vocab, optimizer=f"adam-{args.adam}",
+                 parameters=harness.parameter_count(model),
                  tokens_per_step=round(sum(len(row) for b in rows for row in b["rows"]) / len(rows), 2),
                  batches_hash=synthetic.fingerprint(rows), **({"parts": parts} if parts else {}))
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""One nn.LSTM layer in PyTorch, time-major and without padding: forward plus backward (main figure) and forward alone."""
+"""One nn.LSTM layer in PyTorch, time-major, without padding: forward plus backward (main figure) and forward alone."""
 import torch
 from torch import nn
 

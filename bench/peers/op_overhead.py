@@ -46,8 +46,8 @@ def run(op, rows, columns, seconds):
         chain(op, x, w, b).backward(cotangent)
 
     ops = LINKS * OPS_PER_LINK[op]
-    timed = {name: harness.measure(call, seconds=seconds) for name, call in
-             (("forward", forward), ("recording", recording), ("total", forward_backward))}
+    calls = {"forward": forward, "recording": recording, "total": forward_backward}
+    timed = {name: harness.measure(call, seconds=seconds) for name, call in calls.items()}
 
     def ns(name):
         return round(timed[name]["min_ms"] * 1e6 / ops, 1)
@@ -60,7 +60,7 @@ def run(op, rows, columns, seconds):
 def main():
     parser = harness.parser(__doc__.split("\n")[0])
     parser.set_defaults(seconds=0.5)
-    parser.add_argument("--op", choices=list(OPS_PER_LINK), help="measure one chain only (default: all, at 1x1 and 32x64)")
+    parser.add_argument("--op", choices=list(OPS_PER_LINK), help="one chain only (default: all, at 1x1 and 32x64)")
     parser.add_argument("--rows", type=int, default=1)
     parser.add_argument("--columns", type=int, default=1)
     args = parser.parse_args()

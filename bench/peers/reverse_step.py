@@ -4,8 +4,8 @@
 Attention is Luong's with dot scores: softmax(s_t . h_s) over the source, then tanh(W_c [c_t ; s_t]).
 --form fused runs each LSTM over the whole sequence and attends for all steps at once, the fastest eager form of a
 teacher-forced step; --form step unrolls the decoder in Python, the way a practical is written.
---encoder padded skips packing. With unequal lengths that is another function (the decoder starts from a state that has read
-padding), given only because it lets PyTorch use its fused oneDNN LSTM; `auto` packs exactly when lengths differ.
+--encoder padded skips packing. With unequal lengths that is another function (the decoder starts from a state that has
+read padding), given only because it lets PyTorch use its fused oneDNN LSTM; `auto` packs exactly when lengths differ.
 """
 import torch
 import torch.nn.functional as F
@@ -23,7 +23,9 @@ class Reverser(nn.Module):
         self.attention = attention
 
         def table():
-            return nn.Embedding.from_pretrained(torch.eye(vocab), freeze=True) if one_hot else nn.Embedding(vocab, embedding)
+            if one_hot:
+                return nn.Embedding.from_pretrained(torch.eye(vocab), freeze=True)
+            return nn.Embedding(vocab, embedding)
 
         self.source_embedding, self.target_embedding = table(), table()
         width = vocab if one_hot else embedding
@@ -65,18 +67,21 @@ def to_tensors(rows, begin, end, marked_source):
     """Pads with 0. The decoder reads <begin> reversed and is asked for reversed <end>."""
     source = [torch.tensor([begin, *row, end] if marked_source else row) for row in rows]
     pad = nn.utils.rnn.pad_sequence
+    reversed_rows = [row[::-1] for row in rows]
     lengths = torch.tensor([len(row) for row in source])
     padded = pad(source, batch_first=True)
-    mask = (torch.arange(padded.size(1)) >= lengths[:, None]).unsqueeze(1) if lengths.min() < lengths.max() else None
+    ragged = bool(lengths.min() < lengths.max())
+    mask = (torch.arange(padded.size(1)) >= lengths[:, None]).unsqueeze(1) if ragged else None
     return {"source": padded, "lengths": lengths, "mask": mask,
-            "target_in": pad([torch.tensor([begin, *row[::-1]]) for row in rows], batch_first=True),
-            "target_out": pad([torch.tensor([*row[::-1], end]) for row in rows], batch_first=True, padding_value=IGNORED)}
+            "target_in": pad([torch.tensor([begin, *row]) for row in reversed_rows], batch_first=True),
+            "target_out": pad([torch.tensor([*row, end]) for row in reversed_rows], batch_first=True,
+                              padding_value=IGNORED)}
 
 
 def parse():
     parser = harness.parser(__doc__.split("\n")[0])
     parser.add_argument("--preset", choices=["default", "practical10"], default="default",
-                        help="practical10: frozen one-hot 6 -> 64, marks on the source, SGD 0.5, batch 1, lengths 3..14")
+                        help="practical10: frozen one-hot 6 -> 64, marked source, SGD 0.5, batch 1, lengths 3..14")
     parser.add_argument("--attention", choices=["dot", "none"], default="dot")
     parser.add_argument("--batch", type=int, help="default 64; practical10: 1")
     parser.add_argument("--min-length", type=int, help="default 1, or --max-length for batch 1; practical10: 3")
@@ -87,7 +92,7 @@ def parse():
     parser.add_argument("--encoder", choices=["auto", "packed", "padded"], default="auto")
     parser.add_argument("--adam", choices=["fused", "foreach", "loop"], default="fused")
     parser.add_argument("--count", type=int, help="number of batches (default max(8, 64 / batch))")
-    parser.add_argument("--batches", metavar="FILE", help="read batches written by batches.py instead of generating them")
+    parser.add_argument("--batches", metavar="FILE", help="read batches that batches.py wrote")
     parser.add_argument("--parts", action="store_true", help="also time the forward pass, and forward plus backward")
     args = parser.parse_args()
     practical = args.preset == "practical10"
@@ -103,9 +108,11 @@ def main():
     harness.setup(args)
     begin, end, first_letter = (0, 1, 2) if practical else (1, 2, 3)
     rows = (synthetic.read(args.batches, "reverse") if args.batches else
-            synthetic.reverse_batches(args.batch, args.min_length, args.max_length, first_letter, 4, args.seed, args.count))
+            synthetic.reverse_batches(args.batch, args.min_length, args.max_length, first_letter, 4, args.seed,
+                                      args.count))
     data = [to_tensors(batch["rows"], begin, end, practical) for batch in rows]
-    packed = args.encoder == "packed" or (args.encoder == "auto" and any(batch["mask"] is not None for batch in data))
+    ragged = any(batch["mask"] is not None for batch in data)
+    packed = args.encoder == "packed" or (args.encoder == "auto" and ragged)
     model = Reverser(first_letter + 4, args.embedding, args.hidden, args.attention == "dot", practical)
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.SGD(trained, lr=0.5) if practical else harness.adam(trained, args.adam)
