@@ -55,6 +55,14 @@ TEST(CounterRandom, Is_uniform_below_its_bound) {
   EXPECT_NEAR(squares / 40000, 1, 0.036);  // sd sqrt(2)/200
 }
 
+TEST(CounterRandom, Has_no_bias_where_the_bound_does_not_divide_the_range) {
+  CounterRandom random(1);
+  const uint64_t third = uint64_t{1} << 62;  // taking the remainder alone would give the first third half of all draws
+  int first = 0;
+  for (int i = 0; i < 30000; ++i) first += random.below(3 * third) < third;
+  EXPECT_NEAR(first, 10000, 410);  // sd 82
+}
+
 TEST(CounterRandom, Streams_differ) { EXPECT_NE(CounterRandom(1, 0).next(), CounterRandom(1, 1).next()); }
 
 TEST(BatchOrder, Shows_every_example_once_an_epoch) {
