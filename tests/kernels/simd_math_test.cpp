@@ -1,0 +1,185 @@
+// Errors of the vector functions against the C library's f64 ones, over all of the f32 argument range.
+
+#include "kernels/cpu/simd_math.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <vector>
+
+namespace adjoint::cpu {
+namespace {
+
+constexpr float kInf = std::numeric_limits<float>::infinity();
+constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+
+/// Every 1021st bit pattern (a prime, so that all mantissas and exponents are met), the neighbourhood of the points
+/// where the functions change their branch, and the special values.
+std::vector<float> arguments() {
+  std::vector<float> x;
+  for (std::uint64_t bits = 0; bits < (1ull << 32); bits += 1021)
+    x.push_back(std::bit_cast<float>(static_cast<std::uint32_t>(bits)));
+  for (float centre :
+       {0.0f, 0.5f, 0.70710678f, 1.0f, 1.41421356f, 7.9f, 9.1f, 14.2f, 15.0f, 87.3f, 88.72f, 88.8f, 103.97f, 104.0f}) {
+    for (float sign : {-1.0f, 1.0f}) {
+      float up = sign * centre, down = up;
+      for (int i = 0; i < 2000; ++i) {
+        x.push_back(up = std::nextafter(up, kInf));
+        x.push_back(down = std::nextafter(down, -kInf));
+      }
+    }
+  }
+  for (float v : {0.0f, 1e-45f, 1e-40f, 1.17549435e-38f, 1.0f, 1e38f, 3.4028235e38f, kInf, kNan}) {
+    x.push_back(v);
+    x.push_back(-v);
+  }
+  while (x.size() % kLanes<float>) x.push_back(1.0f);
+  return x;
+}
+
+double ulp_at(double exact) {
+  const double magnitude = std::max(std::abs(exact), 1.17549435082229e-38);
+  return std::ldexp(1.0, std::max(std::ilogb(magnitude), -126) - 23);
+}
+
+/// Largest error in ulp over all arguments in [low, high] (and NaN); a wrong NaN or infinity fails at once.
+template <class F, class R>
+double worst_ulp(F f, R reference, float low = -kInf, float high = kInf) {
+  static const std::vector<float> all = arguments();
+  double worst = 0;
+  for (std::size_t i = 0; i < all.size(); i += kLanes<float>) {
+    const Vec<float> y = f(load(all.data() + i));
+    for (int lane = 0; lane < kLanes<float>; ++lane) {
+      const float x = all[i + lane];
+      if (x < low || x > high) continue;
+      const double exact = reference(static_cast<double>(x));
+      const float rounded = static_cast<float>(exact);
+      if (std::isnan(rounded) || std::isinf(rounded)) {
+        const bool same = std::isnan(rounded) ? std::isnan(y[lane]) : y[lane] == rounded;
+        EXPECT_TRUE(same) << "argument " << x << " gives " << y[lane] << " instead of " << rounded;
+        if (!same) return kInf;
+        continue;
+      }
+      const double error = std::abs(y[lane] - exact) / ulp_at(exact);
+      if (!(error <= worst)) {
+        worst = error;
+        if (!(error < 1e6)) {
+          ADD_FAILURE() << "argument " << x << " gives " << y[lane] << " instead of " << rounded;
+          return kInf;
+        }
+      }
+    }
+  }
+  ::testing::Test::RecordProperty("worst_ulp", std::to_string(worst));
+  return worst;
+}
+
+#if defined(__FMA__)
+constexpr bool kFma = true;
+#else
+constexpr bool kFma = false;
+#endif
+constexpr double kRootHalf = 0.70710678118654752440;
+
+TEST(SimdMath, Exp_is_within_its_bound) {
+  EXPECT_LE(worst_ulp([](Vec<float> x) { return exp(x); }, [](double x) { return std::exp(x); }), 1.3);
+}
+
+TEST(SimdMath, Log_is_within_its_bound) {
+  EXPECT_LE(worst_ulp([](Vec<float> x) { return log(x); }, [](double x) { return std::log(x); }), 1.0);
+}
+
+TEST(SimdMath, Tanh_is_within_its_bound_and_never_beyond_one) {
+  EXPECT_LE(worst_ulp([](Vec<float> x) { return tanh(x); }, [](double x) { return std::tanh(x); }), kFma ? 4.5 : 5.5);
+  double largest = 0;
+  for (float x = 4.0f; x < 12.0f; x = std::nextafter(x, kInf)) {
+    const Vec<float> y = tanh(broadcast(x) * Vec<float>{1.0f, -1.0f});
+    largest = std::max({largest, static_cast<double>(y[0]), -static_cast<double>(y[1])});
+  }
+  EXPECT_EQ(largest, 1.0);
+}
+
+TEST(SimdMath, Sigmoid_is_within_its_bound) {
+  EXPECT_LE(worst_ulp([](Vec<float> x) { return sigmoid(x); }, [](double x) { return 1 / (1 + std::exp(-x)); }, -87.0f),
+            3.0);
+  EXPECT_EQ(sigmoid(broadcast(-100.0f))[0], 0.0f);
+  EXPECT_EQ(sigmoid(broadcast(-kInf))[0], 0.0f);
+}
+
+TEST(SimdMath, Square_root_is_correctly_rounded) {
+  EXPECT_LE(worst_ulp([](Vec<float> x) { return sqrt(x); }, [](double x) { return std::sqrt(x); }), 0.5);
+}
+
+TEST(SimdMath, Normal_cdf_is_within_its_bound_relative_to_small_tails_too) {
+  EXPECT_LE(
+      worst_ulp([](Vec<float> x) { return normal_cdf(x); }, [](double x) { return 0.5 * std::erfc(-x * kRootHalf); }),
+      5.0);
+}
+
+TEST(SimdMath, Normal_pdf_is_within_its_bound) {
+  EXPECT_LE(worst_ulp([](Vec<float> x) { return normal_pdf(x); },
+                      [](double x) { return 0.39894228040143267794 * std::exp(-0.5 * x * x); }),
+            3.0);
+}
+
+TEST(SimdMath, Erf_is_within_its_bound) {
+  EXPECT_LE(worst_ulp([](Vec<float> x) { return erf(x); }, [](double x) { return std::erf(x); }), 3.0);
+}
+
+TEST(SimdMath, Gelu_is_accurate_relative_to_its_value) {
+  const auto gelu = [](Vec<float> x) { return x * normal_cdf(x); };
+  EXPECT_LE(worst_ulp(
+                gelu, [](double x) { return x * 0.5 * std::erfc(-x * kRootHalf); }, -13.0f, 3.4e38f),
+            6.0);
+}
+
+double gelu_tanh_argument(double x) { return 1.59576912160573071176 * (x + 0.044715 * x * x * x); }
+
+TEST(SimdMath, Gelu_by_tanh_and_its_slope_are_within_their_bounds) {
+  using M = VectorMath<float>;
+  const auto exact = [](double x) { return x / (1 + std::exp(-gelu_tanh_argument(x))); };
+  EXPECT_LE(worst_ulp([](Vec<float> x) { return M::gelu_tanh(x); }, exact, -3.0f), 16.0);
+  EXPECT_LE(worst_ulp([](Vec<float> x) { return M::gelu_tanh(x); }, exact, -9.0f), 150.0);
+  const auto slope = [](double x) {
+    if (std::abs(x) > 30) return x > 0 ? 1.0 : 0.0;
+    const double s = 1 / (1 + std::exp(-gelu_tanh_argument(x)));
+    return s + x * s * (1 - s) * 1.59576912160573071176 * (1 + 3 * 0.044715 * x * x);
+  };
+  double worst = 0;
+  for (float x = -40; x < 40; x += 1.0f / 4096)
+    worst = std::max(worst, std::abs(M::gelu_tanh_slope(broadcast(x))[0] - slope(x)));
+  EXPECT_LE(worst, 5e-7);
+  EXPECT_EQ(M::gelu_tanh_slope(broadcast(kInf))[0], 1.0f);
+  EXPECT_EQ(M::gelu_tanh_slope(broadcast(-1e38f))[0], 0.0f);
+  EXPECT_TRUE(std::isnan(M::gelu_tanh_slope(broadcast(kNan))[0]));
+}
+
+TEST(SimdMath, Sine_and_cosine_of_turns_are_within_their_bound) {
+  double worst = 0;
+  for (int i = 0; i <= (1 << 24); i += 7) {
+    const float u = static_cast<float>(i) / (1 << 24);
+    Vec<float> sine, cosine;
+    sincos_turns(broadcast(u), sine, cosine);
+    worst = std::max({worst, std::abs(sine[0] - std::sin(2 * M_PI * u)), std::abs(cosine[0] - std::cos(2 * M_PI * u))});
+  }
+  EXPECT_LE(worst, 2e-7);
+}
+
+TEST(SimdMath, Doubles_are_the_c_library_lane_by_lane) {
+  for (double v : {-37.5, -1.25, -0.0, 1e-300, 0.3, 4.0, 700.0}) {
+    const Vec<double> x = broadcast(v);
+    for (int lane = 0; lane < kLanes<double>; ++lane) {
+      EXPECT_EQ(exp(x)[lane], std::exp(v));
+      EXPECT_EQ(tanh(x)[lane], std::tanh(v));
+      EXPECT_EQ(erf(x)[lane], std::erf(v));
+      EXPECT_EQ(normal_cdf(x)[lane], 0.5 * std::erfc(v * -0.70710678118654752440));
+    }
+  }
+}
+
+}  // namespace
+}  // namespace adjoint::cpu
