@@ -1,0 +1,414 @@
+// The LSTM over a whole sequence. Blocks of examples run all steps on their own (no meeting of the threads per step);
+// weight gradients are one product over all packed rows, split by columns, after a single join.
+
+#include "kernels/lstm.h"
+
+#include <algorithm>
+
+#include "kernels/cpu/lstm_cell.h"
+#include "kernels/cpu/lstm_panels.h"
+#include "kernels/cpu/lstm_rows.h"
+#include "kernels/cpu/thread_pool.h"
+
+namespace adjoint::cpu {
+namespace {
+
+using namespace lstm;
+
+/// Rows of dz that a weight gradient task takes at a time: with the matching columns of the inputs they stay in L2.
+constexpr std::int64_t kGradientDepth = 256;
+/// Inputs (rows of the transposed weight gradient) of one task, at most.
+constexpr std::int64_t kGradientRows = 128;
+/// Rows of dx of one task.
+constexpr std::int64_t kInputGradientRows = 48;
+
+template <class S>
+void copy_row(const S* from, acc_t<S>* to, std::int64_t n) {
+  for (std::int64_t i = 0; i < n; i += kLanes<acc_t<S>>) store_up_to(to + i, load_up_to(from + i, n - i), n - i);
+}
+/// The row `index` of a [B, n] matrix, or zeros if there is none.
+template <class S>
+void copy_state(const void* from, std::int64_t index, acc_t<S>* to, std::int64_t n) {
+  if (from) {
+    copy_row(static_cast<const S*>(from) + index * n, to, n);
+  } else {
+    std::fill(to, to + n, acc_t<S>(0));
+  }
+}
+template <class S>
+void put_state(const acc_t<S>* from, std::int64_t index, void* to, std::int64_t n, bool accumulate = false) {
+  if (!to) return;
+  S* row = static_cast<S*>(to) + index * n;
+  for (std::int64_t i = 0; i < n; i += kLanes<acc_t<S>>) put_up_to(row + i, load(from + i), n - i, accumulate);
+}
+
+/// Zeros in the padded steps of a [B, T, n] array.
+template <class S>
+void clear_padding(const LstmShape& shape, const std::int64_t stride[2], std::int64_t n, S* data) {
+  if (!shape.lengths) return;
+  for (std::int64_t b = 0; b < shape.batch; ++b)
+    for (std::int64_t t = Rows::length(shape, b); t < shape.time; ++t)
+      std::fill_n(data + b * stride[0] + t * stride[1], n, S(0.0f));
+}
+
+template <class S>
+class Forward {
+  using A = acc_t<S>;
+  static constexpr int kWidth = kLanes<A>;
+
+ public:
+  Forward(const LstmForward& call, void* scratch)
+      : call_(call),
+        shape_(call.shape),
+        input_(shape_.input),
+        hidden_(shape_.hidden),
+        groups_(group_count<A>(hidden_)),
+        z_row_(input_ + padded<A>(hidden_)) {
+    Carver carver(scratch);
+    rows_.carve(carver, shape_);
+    panels_ = carver.take<A>(groups_ * (input_ + hidden_) * kPanelWidth<A>);
+    bias_ = carver.take<A>(groups_ * kPanelWidth<A>);
+    c_ = carver.take<A>(shape_.batch * padded<A>(hidden_));
+    inputs_[0] = carver.take<A>(shape_.batch * z_row_);
+    inputs_[1] = carver.take<A>(shape_.batch * z_row_);
+    bytes_ = carver.bytes();
+  }
+  std::size_t bytes() const { return bytes_; }
+
+  void run(const At& at) const {
+    rows_.fill(shape_);
+    const std::int64_t weights = (input_ + hidden_) * kPanelWidth<A>;
+    parallel_for(at, groups_, 1, weights, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t g = begin; g < end; ++g) pack(g);
+    });
+    const std::int64_t blocks = block_count(shape_.batch);
+    const std::int64_t work = shape_.time * weights * groups_ * kTileRows;
+    parallel_for(at, blocks, 1, work, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t b = begin; b < end; ++b) run(Block(shape_.batch, b));
+    });
+    clear_padding(shape_, shape_.y_stride, hidden_, static_cast<S*>(call_.y));
+  }
+
+ private:
+  A* panel(std::int64_t group) const { return panels_ + group * (input_ + hidden_) * kPanelWidth<A>; }
+
+  void pack(std::int64_t group) const {
+    pack_gate_columns(static_cast<const S*>(call_.w_ih), hidden_, input_, group, panel(group));
+    pack_gate_columns(static_cast<const S*>(call_.w_hh), hidden_, hidden_, group,
+                      panel(group) + input_ * kPanelWidth<A>);
+    for (int q = 0; q < 4; ++q) {
+      const std::int64_t unit = group * kWidth, units = hidden_ - unit;
+      Vec<A> sum = {};
+      if (call_.b_ih) {
+        sum = load_up_to(static_cast<const S*>(call_.b_ih) + q * hidden_ + unit, units) +
+              load_up_to(static_cast<const S*>(call_.b_hh) + q * hidden_ + unit, units);
+      }
+      store(bias_ + group * kPanelWidth<A> + q * kWidth, sum);
+    }
+  }
+
+  /// Input rows are [x | h]: one product with the packed [W_ih | W_hh]' gives the gates.
+  void run(Block block) const {
+    const std::int64_t c_row = padded<A>(hidden_);
+    A* inputs[2] = {inputs_[0] + block.begin * z_row_, inputs_[1] + block.begin * z_row_};
+    A* c = c_ + block.begin * c_row;
+    for (std::int64_t j = block.begin; j < block.end; ++j) {
+      const std::int64_t b = rows_.order[j], i = j - block.begin;
+      std::fill(c + i * c_row, c + (i + 1) * c_row, A(0));
+      if (call_.c0) copy_state<S>(call_.c0, b, c + i * c_row, hidden_);
+      copy_state<S>(call_.h0, b, inputs[0] + i * z_row_ + input_, hidden_);
+    }
+    finish(block, block.active(rows_, 0), block.end - block.begin, inputs[0], c);
+    const std::int64_t steps = block.steps(shape_, rows_);
+    for (std::int64_t s = 0; s < steps; ++s) {
+      const std::int64_t n = block.active(rows_, s), row = rows_.first[s] + block.begin;
+      A *now = inputs[s % 2], *next = inputs[(s + 1) % 2];
+      for (std::int64_t i = 0; i < n; ++i)
+        copy_row(static_cast<const S*>(call_.x) + rows_.x_at[row + i], now + i * z_row_, input_);
+      for_tiles(n, [&](std::int64_t i, int rows) {
+        step(row + i, rows, now + i * z_row_, next + i * z_row_, c + i * c_row);
+      });
+      finish(block, block.active(rows_, s + 1), n, next, c);
+    }
+  }
+
+  /// Hands out the states of the block's examples [begin, end), which have no step left.
+  void finish(Block block, std::int64_t begin, std::int64_t end, const A* inputs, const A* c) const {
+    for (std::int64_t i = begin; i < end; ++i) {
+      const std::int64_t b = rows_.order[block.begin + i];
+      put_state<S>(inputs + i * z_row_ + input_, b, call_.h_n, hidden_);
+      put_state<S>(c + i * padded<A>(hidden_), b, call_.c_n, hidden_);
+    }
+  }
+
+  void step(std::int64_t row, int rows, const A* now, A* next, A* c) const {
+    alignas(64) A z[kTileRows * kPanelWidth<A>];
+    const Product<A> product{.a = now,
+                             .a_row = z_row_,
+                             .a_outer = 0,
+                             .a_inner = 1,
+                             .outer = 1,
+                             .inner = input_ + hidden_,
+                             .b = nullptr,
+                             .from = nullptr,
+                             .from_row = 0,
+                             .c = z,
+                             .c_row = kPanelWidth<A>};
+    const ForwardCell<S> cell{.hidden = hidden_,
+                              .saved = call_.saved ? static_cast<A*>(call_.saved) + row * 6 * hidden_ : nullptr,
+                              .z = z,
+                              .c = c,
+                              .c_row = padded<A>(hidden_),
+                              .h = next + input_,
+                              .h_row = z_row_,
+                              .y = static_cast<S*>(call_.y),
+                              .y_at = rows_.y_at + row};
+    for (std::int64_t g = 0; g < groups_; ++g) {
+      Product<A> gates = product;
+      gates.b = panel(g);
+      gates.from = bias_ + g * kPanelWidth<A>;
+      multiply(rows, kPanelRegisters, gates);
+      forward_cell(cell, g, rows);
+    }
+  }
+
+  const LstmForward& call_;
+  const LstmShape& shape_;
+  std::int64_t input_, hidden_, groups_, z_row_;
+  Rows rows_;
+  A* panels_;     // per group [I + H, 4 registers]
+  A* bias_;       // per group 4 registers
+  A* c_;          // [B, padded(H)]
+  A* inputs_[2];  // [B, I + padded(H)] of this step and of the next
+  std::size_t bytes_;
+};
+
+template <class S>
+class Backward {
+  using A = acc_t<S>;
+  static constexpr int kWidth = kLanes<A>;
+
+ public:
+  Backward(const LstmBackward& call, void* scratch)
+      : call_(call),
+        shape_(call.shape),
+        input_(shape_.input),
+        hidden_(shape_.hidden),
+        groups_(group_count<A>(hidden_)),
+        state_row_(padded<A>(hidden_)),
+        row_count_(shape_.batch * shape_.time) {
+    Carver carver(scratch);
+    rows_.carve(carver, shape_);
+    to_h_ = {nullptr, hidden_, hidden_};
+    to_h_.data = carver.take<A>(to_h_.elements());
+    to_x_ = {nullptr, hidden_, input_};
+    if (call.dx.data) to_x_.data = carver.take<A>(to_x_.elements());
+    // An odd number of cache lines a row spreads a column over all sets of the cache.
+    constexpr std::int64_t kLine = 64 / sizeof(A);
+    in_row_ = ((input_ + 1 + state_row_ + kLine - 1) / kLine | 1) * kLine;
+    if (wants_weights()) inputs_ = carver.take<A>(row_count_ * in_row_);
+    dz_ = carver.take<A>(groups_ * row_count_ * kPanelWidth<A>);
+    dh_ = carver.take<A>(shape_.batch * state_row_);
+    dc_ = carver.take<A>(shape_.batch * state_row_);
+    bytes_ = carver.bytes();
+  }
+  std::size_t bytes() const { return bytes_; }
+
+  void run(const At& at) const {
+    rows_.fill(shape_);
+    const std::int64_t width = (call_.dx.data ? input_ : 0) + hidden_;
+    parallel_for(at, groups_, 1, width * kPanelWidth<A>, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t g = begin; g < end; ++g) {
+        to_h_.pack(static_cast<const S*>(call_.w_hh), g);
+        if (call_.dx.data) to_x_.pack(static_cast<const S*>(call_.w_ih), g);
+      }
+    });
+    const std::int64_t blocks = block_count(shape_.batch), gates = 4 * hidden_, rows = rows_.first[shape_.time];
+    parallel_for(at, blocks, 1, row_count_ / std::max<std::int64_t>(blocks, 1) * gates * hidden_,
+                 [&](std::int64_t begin, std::int64_t end) {
+                   for (std::int64_t b = begin; b < end; ++b) run(Block(shape_.batch, b));
+                 });
+
+    // Each row of dx is a sum of its own, so its cut may follow from the number of rows that are there.
+    const std::int64_t parts = wants_weights() ? (input_ + 1 + hidden_ + kGradientRows - 1) / kGradientRows : 0;
+    const std::int64_t weight_tasks = groups_ * parts;
+    const std::int64_t dx_tasks = call_.dx.data ? (rows + kInputGradientRows - 1) / kInputGradientRows : 0;
+    parallel_for(at, weight_tasks + dx_tasks, 1, kInputGradientRows * gates * input_,
+                 [&](std::int64_t begin, std::int64_t end) {
+                   for (std::int64_t task = begin; task < end; ++task) {
+                     if (task < weight_tasks) {
+                       weight_gradient(task / parts, task % parts, parts);
+                     } else {
+                       const std::int64_t first = (task - weight_tasks) * kInputGradientRows;
+                       input_gradient(first, std::min(rows, first + kInputGradientRows));
+                     }
+                   }
+                 });
+    if (call_.dx.data && !call_.dx.accumulate)
+      clear_padding(shape_, shape_.x_stride, input_, static_cast<S*>(call_.dx.data));
+  }
+
+ private:
+  bool wants_weights() const { return call_.dw_ih.data || call_.dw_hh.data || call_.db_ih.data || call_.db_hh.data; }
+  A* saved(std::int64_t row) const { return static_cast<A*>(const_cast<void*>(call_.saved)) + row * 6 * hidden_; }
+  A* dz(std::int64_t group, std::int64_t row) const { return dz_ + (group * row_count_ + row) * kPanelWidth<A>; }
+  A* input_row(std::int64_t row) const { return inputs_ + row * in_row_; }
+
+  void run(Block block) const {
+    A *dh = dh_ + block.begin * state_row_, *dc = dc_ + block.begin * state_row_;
+    std::fill(dh, dh + (block.end - block.begin) * state_row_, A(0));
+    std::fill(dc, dc + (block.end - block.begin) * state_row_, A(0));
+    for (std::int64_t i = 0; i < block.end - block.begin; ++i) {
+      const std::int64_t b = rows_.order[block.begin + i];
+      if (call_.dh_n) copy_state<S>(call_.dh_n, b, dh + i * state_row_, hidden_);
+      if (call_.dc_n) copy_state<S>(call_.dc_n, b, dc + i * state_row_, hidden_);
+    }
+    for (std::int64_t s = block.steps(shape_, rows_) - 1; s >= 0; --s) {
+      const std::int64_t n = block.active(rows_, s), row = rows_.first[s] + block.begin;
+      for (std::int64_t i = 0; i < n; ++i) cell(block, s, i, dh + i * state_row_, dc + i * state_row_);
+      if (s == 0 && !call_.dh0.data) break;
+      for_tiles(n, [&](std::int64_t i, int rows) {
+        for (std::int64_t p = 0; p < to_h_.count(); ++p)
+          multiply_dz(row + i, rows, to_h_, p, dh + i * state_row_ + p * kPanelWidth<A>, state_row_);
+      });
+    }
+    for (std::int64_t i = 0; i < block.end - block.begin; ++i) {
+      const std::int64_t b = rows_.order[block.begin + i];
+      put_state<S>(dh + i * state_row_, b, call_.dh0.data, hidden_, call_.dh0.accumulate);
+      put_state<S>(dc + i * state_row_, b, call_.dc0.data, hidden_, call_.dc0.accumulate);
+    }
+  }
+
+  /// Step s of the block's example i; also lays down the row [x | 1 | h before] that the weight gradients need.
+  void cell(Block block, std::int64_t s, std::int64_t i, A* dh, A* dc) const {
+    const std::int64_t j = block.begin + i, b = rows_.order[j], row = rows_.first[s] + j;
+    const bool has_next = s < shape_.time - 1 && j < rows_.active[s + 1];
+    BackwardCell<S> cell{.hidden = hidden_,
+                         .saved = saved(row),
+                         .c_first = nullptr,
+                         .c_before = nullptr,
+                         .dy = call_.dy ? static_cast<const S*>(call_.dy) + rows_.y_at[row] : nullptr,
+                         .dh = dh,
+                         .dc = dc,
+                         .dz = dz(0, row),
+                         .dz_group = row_count_ * kPanelWidth<A>,
+                         .h_next = nullptr};
+    if (s > 0) {
+      cell.c_before = saved(rows_.first[s - 1] + j) + 4 * hidden_;
+    } else if (call_.c0) {
+      cell.c_first = static_cast<const S*>(call_.c0) + b * hidden_;
+    }
+    if (wants_weights()) {
+      A* input = input_row(row);
+      copy_row(static_cast<const S*>(call_.x) + rows_.x_at[row], input, input_);
+      input[input_] = A(1);
+      if (s == 0) copy_state<S>(call_.h0, b, input + input_ + 1, hidden_);
+      if (has_next) cell.h_next = input_row(rows_.first[s + 1] + j) + input_ + 1;
+    }
+    backward_cell(cell);
+  }
+
+  /// c [rows, up to 4 registers] = the gate gradients of some rows times one panel of weights.
+  void multiply_dz(std::int64_t row, int rows, const GateRowPanels<A>& weights, std::int64_t panel, A* c,
+                   std::int64_t c_row) const {
+    multiply(rows, weights.registers(panel),
+             Product<A>{.a = dz(0, row),
+                        .a_row = kPanelWidth<A>,
+                        .a_outer = row_count_ * kPanelWidth<A>,
+                        .a_inner = 1,
+                        .outer = groups_,
+                        .inner = kPanelWidth<A>,
+                        .b = weights.panel(panel),
+                        .from = nullptr,
+                        .from_row = 0,
+                        .c = c,
+                        .c_row = c_row});
+  }
+
+  void input_gradient(std::int64_t begin, std::int64_t end) const {
+    alignas(64) A c[kTileRows * kPanelWidth<A>];
+    S* dx = static_cast<S*>(call_.dx.data);
+    for_tiles(end - begin, [&](std::int64_t first, int rows) {
+      for (std::int64_t p = 0; p < to_x_.count(); ++p) {
+        multiply_dz(begin + first, rows, to_x_, p, c, kPanelWidth<A>);
+        for (int r = 0; r < rows; ++r)
+          for (int k = 0; k < to_x_.registers(p); ++k) {
+            const std::int64_t column = p * kPanelWidth<A> + k * kWidth;
+            put_up_to(dx + rows_.x_at[begin + first + r] + column, load(c + r * kPanelWidth<A> + k * kWidth),
+                      input_ - column, call_.dx.accumulate);
+          }
+      }
+    });
+  }
+
+  /// The gradients of a group's rows of W_ih, b and W_hh for one part of the inputs [x | 1 | h]: their transpose is the
+  /// sum over all packed rows of input' * dz.
+  void weight_gradient(std::int64_t group, std::int64_t part, std::int64_t parts) const {
+    const std::int64_t inputs = input_ + 1 + hidden_, rows = rows_.first[shape_.time];
+    const std::int64_t begin = inputs * part / parts, end = inputs * (part + 1) / parts;
+    A* sums = static_cast<A*>(thread_buffer(0, static_cast<std::size_t>((end - begin) * kPanelWidth<A>) * sizeof(A)));
+    for (std::int64_t row = 0; row == 0 || row < rows; row += kGradientDepth)
+      for_tiles(end - begin, [&](std::int64_t i, int tile_rows) {
+        A* c = sums + i * kPanelWidth<A>;
+        multiply(tile_rows, kPanelRegisters,
+                 Product<A>{.a = input_row(row) + begin + i,
+                            .a_row = 1,
+                            .a_outer = 0,
+                            .a_inner = in_row_,
+                            .outer = 1,
+                            .inner = std::min(kGradientDepth, rows - row),
+                            .b = dz(group, row),
+                            .from = row ? c : nullptr,
+                            .from_row = kPanelWidth<A>,
+                            .c = c,
+                            .c_row = kPanelWidth<A>});
+      });
+    put_weights(sums, begin, std::min(end, input_), 0, input_, group, call_.dw_ih);
+    put_weights(sums, begin, end, input_ + 1, hidden_, group, call_.dw_hh);
+    if (begin <= input_ && input_ < end) {
+      const A* bias = sums + (input_ - begin) * kPanelWidth<A>;
+      const std::int64_t unit = group * kWidth;
+      for (const GradOut& out : {call_.db_ih, call_.db_hh})
+        if (S* to = static_cast<S*>(out.data))
+          for (int q = 0; q < 4; ++q)
+            put_up_to(to + q * hidden_ + unit, load(bias + q * kWidth), hidden_ - unit, out.accumulate);
+    }
+  }
+
+  /// Stores the sums of the inputs from `first` on (those in [begin, end)) as columns of a [4H, width] gradient.
+  void put_weights(const A* sums, std::int64_t begin, std::int64_t end, std::int64_t first, std::int64_t width,
+                   std::int64_t group, const GradOut& out) const {
+    const std::int64_t from = std::max(begin, first);
+    if (!out.data || from >= end) return;
+    put_gate_columns(sums + (from - begin) * kPanelWidth<A>, from - first, end - first, hidden_, width, group,
+                     static_cast<S*>(out.data), out.accumulate);
+  }
+
+  const LstmBackward& call_;
+  const LstmShape& shape_;
+  std::int64_t input_, hidden_, groups_, state_row_, row_count_, in_row_;
+  Rows rows_;
+  GateRowPanels<A> to_h_, to_x_;
+  A* inputs_ = nullptr;  // rows of [x | 1 | h before]
+  A* dz_;                // per group [rows, 4 registers]: gradients of the gates before their activation
+  A* dh_;                // [B, padded(H)]
+  A* dc_;
+  std::size_t bytes_;
+};
+
+}  // namespace
+
+void run(const At& at, const LstmForward& call) {
+  visit_float(call.shape.dtype, [&]<class S>(Type<S>) { Forward<S>(call, call.scratch).run(at); });
+}
+void run(const At& at, const LstmBackward& call) {
+  visit_float(call.shape.dtype, [&]<class S>(Type<S>) { Backward<S>(call, call.scratch).run(at); });
+}
+std::size_t scratch_bytes(const LstmForward& call) {
+  return visit_float(call.shape.dtype, [&]<class S>(Type<S>) { return Forward<S>(call, nullptr).bytes(); });
+}
+std::size_t scratch_bytes(const LstmBackward& call) {
+  return visit_float(call.shape.dtype, [&]<class S>(Type<S>) { return Backward<S>(call, nullptr).bytes(); });
+}
+
+}  // namespace adjoint::cpu

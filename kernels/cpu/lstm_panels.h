@@ -1,0 +1,96 @@
+#pragma once
+// Between the callers' weight matrices [4H, K] (gate q of unit u is row q*H + u) and panels that hold, per group of one
+// register of units, the four gates side by side: column q*lanes + lane of a group.
+
+#include <cstdint>
+
+#include "kernels/cpu/lstm_tile.h"
+
+namespace adjoint::cpu::lstm {
+
+template <class A>
+constexpr std::int64_t kPanelWidth = kPanelRegisters* kLanes<A>;
+
+template <class A>
+constexpr std::int64_t group_count(std::int64_t hidden) {
+  return (hidden + kLanes<A> - 1) / kLanes<A>;
+}
+/// A row of `columns` elements, rounded up to whole registers.
+template <class A>
+constexpr std::int64_t padded(std::int64_t columns) {
+  return group_count<A>(columns) * kLanes<A>;
+}
+
+/// panel(k, column) = w(row of column, k) for the `width` columns of w [4H, width]; zeros for units past H.
+template <class S>
+void pack_gate_columns(const S* w, std::int64_t hidden, std::int64_t width, std::int64_t group, acc_t<S>* panel) {
+  using A = acc_t<S>;
+  constexpr int kWidth = kLanes<A>;
+  const std::int64_t unit = group * kWidth, units = std::min<std::int64_t>(kWidth, hidden - unit);
+  for (int q = 0; q < 4; ++q)
+    for (std::int64_t k = 0; k < width; k += kWidth) {
+      Vec<A> square[kWidth];
+#pragma GCC unroll 16
+      for (int l = 0; l < kWidth; ++l)
+        square[l] = l < units ? load_up_to(w + (q * hidden + unit + l) * width + k, width - k) : Vec<A>{};
+      transpose<A>(square);
+#pragma GCC unroll 16
+      for (int l = 0; l < kWidth; ++l)
+        if (k + l < width) store(panel + (k + l) * kPanelWidth<A> + q * kWidth, square[l]);
+    }
+}
+
+/// The way back for gradients: w(row of column, k) = or += sums(k, column).
+template <class S>
+void put_gate_columns(const acc_t<S>* sums, std::int64_t k_begin, std::int64_t k_end, std::int64_t hidden,
+                      std::int64_t width, std::int64_t group, S* w, bool accumulate) {
+  using A = acc_t<S>;
+  constexpr int kWidth = kLanes<A>;
+  const std::int64_t unit = group * kWidth, units = std::min<std::int64_t>(kWidth, hidden - unit);
+  for (int q = 0; q < 4; ++q)
+    for (std::int64_t k = k_begin; k < k_end; k += kWidth) {
+      Vec<A> square[kWidth];
+#pragma GCC unroll 16
+      for (int l = 0; l < kWidth; ++l)
+        square[l] = k + l < k_end ? load(sums + (k - k_begin + l) * kPanelWidth<A> + q * kWidth) : Vec<A>{};
+      transpose<A>(square);
+#pragma GCC unroll 16
+      for (int l = 0; l < kWidth; ++l)
+        if (l < units) put_up_to(w + (q * hidden + unit + l) * width + k, square[l], k_end - k, accumulate);
+    }
+}
+
+/// The weights in their other role, dz * w with sums over the gates: panels of up to 4 registers of columns of w, each
+/// with 4*padded(H) rows in the order of dz; zeros for units past H and columns past `width`.
+template <class A>
+struct GateRowPanels {
+  A* data;
+  std::int64_t hidden, width;
+
+  std::int64_t gates() const { return 4 * padded<A>(hidden); }
+  std::int64_t elements() const { return gates() * padded<A>(width); }
+  std::int64_t count() const { return (padded<A>(width) + kPanelWidth<A> - 1) / kPanelWidth<A>; }
+  int registers(std::int64_t panel) const {
+    return static_cast<int>(std::min<std::int64_t>(kPanelRegisters, group_count<A>(width) - panel * kPanelRegisters));
+  }
+  A* panel(std::int64_t index) const { return data + index * gates() * kPanelWidth<A>; }
+
+  /// Fills the rows of one group of units in all panels.
+  template <class S>
+  void pack(const S* w, std::int64_t group) const {
+    constexpr int kWidth = kLanes<A>;
+    const std::int64_t unit = group * kWidth;
+    for (std::int64_t p = 0; p < count(); ++p) {
+      const int n = registers(p);
+      A* to = panel(p) + group * kPanelWidth<A> * n * kWidth;
+      for (int q = 0; q < 4; ++q)
+        for (std::int64_t u = unit; u < unit + kWidth; ++u)
+          for (int j = 0; j < n; ++j, to += kWidth) {
+            const std::int64_t column = p * kPanelWidth<A> + j * kWidth;
+            store(to, u < hidden ? load_up_to(w + (q * hidden + u) * width + column, width - column) : Vec<A>{});
+          }
+    }
+  }
+};
+
+}  // namespace adjoint::cpu::lstm
