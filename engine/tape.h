@@ -19,6 +19,7 @@ namespace adjoint {
 
 class Parameter;
 class Tape;
+struct Node;
 
 /// A tensor kept for backward. get() throws E-GRAD-003, naming the op, if it was written to since.
 class Saved {
@@ -52,23 +53,29 @@ class Gradients {
 
  private:
   friend class Tape;
-  Gradients(Tape& tape, struct Node& node) : tape_(tape), node_(node) {}
+  Gradients(Tape& tape, Node& node) : tape_(tape), node_(node) {}
   Tape& tape_;
   Node& node_;
 };
 
-/// One recorded op. Concrete types add what they saved, and are destroyed by the tape, one after another.
+/// One recorded op. The tape destroys its nodes one after another, so long chains need no stack.
 struct Node {
   virtual ~Node() = default;
-  /// Launches the gradient calls.
   virtual void backward(const Gradients& gradients) = 0;
-  /// The op's name, for messages.
-  virtual const char* name() const = 0;
 
   std::int32_t* slots = nullptr;  ///< inputs first, then outputs; -1: an input that needs no gradient
   std::uint16_t inputs = 0;
   std::uint16_t outputs = 0;
   Device device;
+};
+
+/// A node made of an op's own aggregate: what it saved, and `void backward(const Gradients&) const`, which launches the
+/// gradient calls.
+template <class Op>
+struct NodeOf final : Node {
+  explicit NodeOf(Op&& saved) : op(std::move(saved)) {}
+  void backward(const Gradients& gradients) override { op.backward(gradients); }
+  Op op;
 };
 
 class Tape {
@@ -119,21 +126,17 @@ class Tape {
   }
   static Tape* active() { return active_; }
 
-  /// Appends a node: inputs in the order backward knows them, outputs get their slots here.
-  template <class N, class... Arguments>
-  N& add(std::span<const Tensor* const> inputs, std::span<Tensor* const> outputs, Arguments&&... arguments) {
-    static_assert(std::is_base_of_v<Node, N>);
+  /// Appends a node: inputs in the order in which op's backward knows them; outputs get their slots here.
+  template <class Op>
+  void add(std::span<const Tensor* const> inputs, std::span<Tensor* const> outputs, Op op) {
+    using N = NodeOf<Op>;
     auto* slots = static_cast<std::int32_t*>(
         allocate((inputs.size() + outputs.size()) * sizeof(std::int32_t), alignof(std::int32_t)));
-    N* node = new (allocate(sizeof(N), alignof(N))) N{{}, std::forward<Arguments>(arguments)...};
-    link(*node, slots, inputs, outputs);
-    return *node;
+    link(*new (allocate(sizeof(N), alignof(N))) N(std::move(op)), slots, inputs, outputs);
   }
-  template <class N, class... Arguments>
-  N& add(std::initializer_list<const Tensor*> inputs, std::initializer_list<Tensor*> outputs,
-         Arguments&&... arguments) {
-    return add<N>(std::span(inputs.begin(), inputs.size()), std::span(outputs.begin(), outputs.size()),
-                  std::forward<Arguments>(arguments)...);
+  template <class Op>
+  void add(std::initializer_list<const Tensor*> inputs, std::initializer_list<Tensor*> outputs, Op op) {
+    add(std::span(inputs.begin(), inputs.size()), std::span(outputs.begin(), outputs.size()), std::move(op));
   }
 
  private:
