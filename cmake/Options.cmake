@@ -15,12 +15,11 @@ if(NOT CMAKE_BUILD_TYPE)
 endif()
 set(CMAKE_RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/bin)
 
-# -ffp-contract=off outside the kernels would cost nothing and gain nothing: every product of a kernel is written as an
-# explicit fused multiply-add where it matters, and the oracle compares within tolerances.
+# Members left out of a designated initializer have their default: that is how kernel calls and options are written.
 add_library(adjoint_flags INTERFACE)
 target_include_directories(adjoint_flags INTERFACE $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}>)
 target_compile_options(adjoint_flags INTERFACE
-  $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Wno-psabi>
+  $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Wno-psabi -Wno-missing-field-initializers>
   $<$<AND:$<COMPILE_LANGUAGE:CXX>,$<BOOL:${ADJOINT_WERROR}>>:-Werror>)
 if(ADJOINT_SANITIZE)
   target_compile_options(adjoint_flags INTERFACE

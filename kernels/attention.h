@@ -12,8 +12,8 @@ namespace adjoint {
 struct AttentionShape {
   DType dtype;
   std::int64_t batch, heads, queries, keys, width, value_width;
-  /// Strides of (batch, head, position) for each operand: element (b, h, t, i) lies at b*s[0] + h*s[1] + t*s[2] + i.
-  std::int64_t q_stride[3], k_stride[3], v_stride[3], y_stride[3];
+  /// Strides of (batch, head, position) of q, k and v: element (b, h, t, i) lies at b*s[0] + h*s[1] + t*s[2] + i.
+  std::int64_t q_stride[3], k_stride[3], v_stride[3];
   double scale;
   bool causal;                                  ///< query t sees keys s <= t + (keys - queries)
   const std::int32_t* key_lengths = nullptr;    ///< i32 [B] or null: keys at and after it are not seen
@@ -27,7 +27,7 @@ struct AttentionShape {
 // gradient. Dropout: weight (b, h, t, s) is kept if philox_uniform(word of element ((b*H + h)*Q + t)*K + s) >= p, and
 // divided by 1-p.
 
-/// y [B,H,Q,V] and log_sum_exp [B,H,Q] dense in the accumulator dtype.
+/// y [B,H,Q,V] dense; log_sum_exp [B,H,Q] dense in the accumulator dtype.
 struct AttentionForward {
   AttentionShape shape;
   const void* q;
@@ -38,8 +38,8 @@ struct AttentionForward {
   void* scratch = nullptr;
 };
 
-/// Gradients of q, k, v, bias from dy. y, dy have the strides of y; dq, dk, dv are written with the strides of q, k, v,
-/// every element of the operand's [B,H,T,·] extent assigned or added. dbias: dense [B,H,Q,K] or not wanted.
+/// Gradients of q, k, v, bias from dy. y, dy and all gradients are dense: dq [B,H,Q,D], dk [B,H,K,D], dv [B,H,K,V],
+/// dbias [B,H,Q,K]; every element is assigned or added. Each may be unwanted.
 /// Deterministic: each gradient element is summed in a fixed order by one worker.
 struct AttentionBackward {
   AttentionShape shape;
@@ -56,12 +56,12 @@ struct AttentionBackward {
   void* scratch = nullptr;
 };
 
-/// weights[b,h,t,s] = exp(scale q k' + bias - log_sum_exp), dense [B,H,Q,K], before dropout; masked positions are 0.
+/// weights[b,h,t,s] = softmax over s of the scaled, biased, masked scores, dense [B,H,Q,K], before dropout; masked
+/// positions are 0.
 struct AttentionWeights {
   AttentionShape shape;
   const void* q;
   const void* k;
-  const void* log_sum_exp;
   void* weights;
 };
 
