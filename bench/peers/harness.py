@@ -16,6 +16,7 @@ import torch
 BLOCK_SECONDS = 2e-3
 MIN_PASSES = 5
 WARMUP_PASSES = 2
+OVERRUN = 5  # times --seconds; on an overcommitted machine OpenMP's spinning makes a step a hundred times slower
 
 
 def parser(description):
@@ -35,21 +36,26 @@ def setup(args):
 
 def measure(call, batches=1, seconds=3.0):
     """Times `call`, which takes the next of `batches` batches each time, and returns milliseconds per call."""
-    for _ in range(WARMUP_PASSES * batches):
-        call()
-    start = time.perf_counter()
-    for _ in range(batches):
-        call()
-    one_pass = time.perf_counter() - start
+    begin = time.perf_counter()
+    for _ in range(WARMUP_PASSES):
+        start = time.perf_counter()
+        for _ in range(batches):
+            call()
+        one_pass = time.perf_counter() - start
+        if time.perf_counter() - begin > seconds:
+            break
     repeats = max(1, round(BLOCK_SECONDS / one_pass)) if batches == 1 else 1
-    passes = max(MIN_PASSES, int(seconds / (one_pass * repeats)))
     samples = [[] for _ in range(batches)]
-    for _ in range(passes):
+    begin = time.perf_counter()
+    passes, elapsed = 0, 0.0
+    while elapsed < seconds or (passes < MIN_PASSES and elapsed < OVERRUN * seconds):
         for sample in samples:
             start = time.perf_counter()
             for _ in range(repeats):
                 call()
             sample.append((time.perf_counter() - start) / repeats * 1e3)
+        passes += 1
+        elapsed = time.perf_counter() - begin
 
     def mean(figure):
         return round(statistics.fmean(figure(sample) for sample in samples), 6)

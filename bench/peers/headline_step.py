@@ -3,7 +3,7 @@
 
 lstm takes the last real state; lstm-encoder adds one pre-norm block (4 heads, feed-forward 512, erf GELU) over every
 state and averages the real positions. The LSTM runs padded: it is causal, so states at real positions are exact, and
-PyTorch is fastest so. --embedding-gradient sparse gives the embedding a sparse gradient and SparseAdam; all else stays with Adam.
+PyTorch is fastest so. --embedding-gradient sparse gives the embedding a sparse gradient and SparseAdam, the rest Adam.
 """
 import torch
 import torch.nn.functional as F
