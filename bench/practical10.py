@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Trains the reference set-up of string reversal over several seeds and holds the means against what must come out.
 
-Each run is `reverse_string train --preset practical10`; its --json result gives val.token_accuracy (teacher-forced, with
-the end mark) and val.exact_match (greedy). Prints mean ± sd per model, and exits 8 if a mean leaves its accepted range.
+Each run is `reverse_string train --preset practical10`; its --json result gives val.token_accuracy (teacher-forced,
+with the end mark) and val.exact_match (greedy). Prints mean ± sd per model, and exits 8 if a mean leaves its range.
 
   bench/practical10.py                             three models, seeds 0..9, two runs at a time
   bench/practical10.py --rows dot --seeds 3
@@ -115,7 +115,8 @@ def main():
     if args.json:
         print(json.dumps({"rows": report, "missed": missed}))
     else:
-        print(f"{args.seeds} seeds\n{'model':<20}{'token accuracy':>20}{'accepted':>14}{'exact match':>20}{'accepted':>14}")
+        print(f"{args.seeds} seeds")
+        print(f"{'model':<20}{'token accuracy':>20}{'accepted':>14}{'exact match':>20}{'accepted':>14}")
         for row, figures in report.items():
             cells = "".join(f"{f['mean']:>11.4f} ± {f['sd']:.4f}{f['accepted'][0]:>7.2f} – {f['accepted'][1]:.2f}"
                             for f in (figures["token_accuracy"], figures["exact_match"]))
