@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
+#include <map>
 #include <numeric>
 
 #include "data/random.h"
@@ -37,6 +39,28 @@ LabelledBatch labelled_batch(const std::vector<std::vector<int32_t>>& sequences,
                              std::span<const int64_t> chosen, int32_t pad_id) {
   LabelledBatch out{pad(sequences, chosen, pad_id), {}, {chosen.begin(), chosen.end()}};
   for (const int64_t example : chosen) out.labels.push_back(labels.at(example));
+  return out;
+}
+
+Split stratified_split(const std::vector<int32_t>& labels, double validation, double test, uint64_t seed) {
+  ADJOINT_CHECK(validation >= 0 && test >= 0 && validation + test < 1, "E-CONF-003", Exit::usage,
+                fmt::format("split: validation {} and test {}; expected two shares of at least 0, together below 1",
+                            validation, test));
+  std::map<int32_t, std::vector<int64_t>> of_class;
+  for (size_t i = 0; i < labels.size(); ++i) of_class[labels[i]].push_back(static_cast<int64_t>(i));
+  Split out;
+  for (auto& [label, examples] : of_class) {
+    CounterRandom random(seed, static_cast<uint64_t>(label));
+    shuffle(examples, random);
+    const double count = static_cast<double>(examples.size());
+    const auto validation_end = examples.begin() + std::lround(validation * count);
+    // Rounding the sum, not both parts, never takes more than there is.
+    const auto test_end = examples.begin() + std::lround((validation + test) * count);
+    out.validation.insert(out.validation.end(), examples.begin(), validation_end);
+    out.test.insert(out.test.end(), validation_end, test_end);
+    out.train.insert(out.train.end(), test_end, examples.end());
+  }
+  for (std::vector<int64_t>* part : {&out.train, &out.validation, &out.test}) std::ranges::sort(*part);
   return out;
 }
 

@@ -31,6 +31,15 @@ struct LabelledBatch {
 LabelledBatch labelled_batch(const std::vector<std::vector<int32_t>>& sequences, const std::vector<int32_t>& labels,
                              std::span<const int64_t> chosen, int32_t pad_id);
 
+/// Example numbers of the three parts, each in ascending order.
+struct Split {
+  std::vector<int64_t> train, validation, test;
+};
+
+/// Gives each part its share of every class, chosen by `seed`; training gets what the two fractions leave. Throws
+/// E-CONF-003 unless the fractions are at least 0 and less than 1 together.
+Split stratified_split(const std::vector<int32_t>& labels, double validation, double test, uint64_t seed);
+
 struct BatchOptions {
   int64_t size = 32;
   uint64_t seed = 0;

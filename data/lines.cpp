@@ -178,7 +178,7 @@ bool TextSource::fill() {
   return end_ != 0;
 }
 
-int TextSource::get() {
+int TextSource::get_any() {
   while (true) {
     if (position_ == end_ && !fill()) {
       if (utf8_.inside_character()) note_bad_byte(character_column_, character_byte_);
@@ -226,7 +226,10 @@ void TextSource::note_bad_byte(int64_t column, unsigned char byte) {
                                 byte == 0 ? "NUL" : "invalid UTF-8", byte));
 }
 
-std::optional<Error> TextSource::take_bad_byte() { return std::exchange(bad_byte_, std::nullopt); }
+std::optional<Error> TextSource::take_bad_byte() {
+  if (!bad_byte_) return std::nullopt;
+  return std::exchange(bad_byte_, std::nullopt);
+}
 
 std::string_view trimmed(std::string_view text) {
   constexpr std::string_view kSpaces = " \t\n\v\f\r";

@@ -40,7 +40,13 @@ class TextSource {
   ~TextSource();
 
   /// The next byte, -1 at the end.
-  int get();
+  int get() {
+    const bool plain = position_ < end_ && buffer_[position_] >= ' ' && buffer_[position_] < 0x80;
+    if (!plain || line_ended_ || utf8_.inside_character()) return get_any();
+    after_return_ = false;
+    ++column_;
+    return buffer_[position_++];
+  }
   /// Of the byte that `get` gave last; both from 1, columns in bytes.
   int64_t line() const { return line_; }
   int64_t column() const { return column_; }
@@ -55,6 +61,7 @@ class TextSource {
  private:
   class Bytes;
 
+  int get_any();
   bool fill();
   void check(unsigned char byte);
   void note_bad_byte(int64_t column, unsigned char byte);

@@ -118,6 +118,30 @@ TEST(BatchOrder, Refuses_empty_data_and_impossible_sizes) {
   expect_error([] { BatchOrder({1}, {}).batch(-1); }, Exit::usage, "E-CONF-003.*cursor: -1");
 }
 
+TEST(StratifiedSplit, Gives_each_part_its_share_of_each_class) {
+  std::vector<int32_t> labels;
+  for (int i = 0; i < 1000; ++i) labels.push_back(i % 10 == 0 ? 2 : i % 10 < 4 ? 1 : 0);
+  const Split parts = stratified_split(labels, 0.1, 0.1, 7);
+  const auto of_class = [&](const std::vector<int64_t>& part, int32_t label) {
+    return std::ranges::count_if(part, [&](int64_t example) { return labels[example] == label; });
+  };
+  const int sizes[] = {600, 300, 100};
+  for (const int32_t label : {0, 1, 2}) {
+    EXPECT_EQ(of_class(parts.train, label), sizes[label] * 8 / 10);
+    EXPECT_EQ(of_class(parts.validation, label), sizes[label] / 10);
+    EXPECT_EQ(of_class(parts.test, label), sizes[label] / 10);
+  }
+  std::vector<int64_t> all = parts.train;
+  all.insert(all.end(), parts.validation.begin(), parts.validation.end());
+  all.insert(all.end(), parts.test.begin(), parts.test.end());
+  std::ranges::sort(all);
+  for (int64_t i = 0; i < 1000; ++i) ASSERT_EQ(all.at(i), i);
+  EXPECT_EQ(stratified_split(labels, 0.1, 0.1, 7).test, parts.test);
+  EXPECT_NE(stratified_split(labels, 0.1, 0.1, 8).test, parts.test);
+  EXPECT_TRUE(stratified_split({0, 0, 1}, 0.5, 0.4, 1).train.empty());
+  expect_error([] { stratified_split({0}, 0.5, 0.5, 1); }, Exit::usage, "E-CONF-003.*0\\.5.*together below 1");
+}
+
 TEST(LabelledBatch, Carries_labels_and_positions) {
   const std::vector<std::vector<int32_t>> sequences = {{5, 6, 7}, {8}, {}};
   const LabelledBatch batch = labelled_batch(sequences, {0, 1, 2}, std::vector<int64_t>{2, 0, 1}, 9);

@@ -153,7 +153,7 @@ TEST(Gzip, Stops_at_a_bomb_early) {
     const std::string path = folder.write("bomb.gz", bomb);
     const auto start = std::chrono::steady_clock::now();
     expect_error([&] { lines_of(path); }, Exit::data, "E-GZ-003.*bomb\\.gz.*ratio 10[0-9][0-9]:1.*--max-inflated");
-    EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(5));
+    EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(20));
   }
   const std::string path = folder.write("big.gz", gzip("some text\n" + std::string(3000, 'x')));
   expect_error([&] { lines_of(path, {.max_inflated = 2000}); }, Exit::data,
