@@ -147,6 +147,8 @@ void EventWriter::image(std::string_view tag, std::int64_t step, int width, int 
 
 void EventWriter::heat_map(std::string_view tag, std::int64_t step, int rows, int columns,
                            const std::vector<float>& weights, int cell) {
+  if (weights.size() != static_cast<std::size_t>(rows) * static_cast<std::size_t>(columns))
+    throw std::logic_error("heat_map: the weights do not fit the rows and columns");
   std::vector<std::uint8_t> rgb;
   rgb.reserve(static_cast<std::size_t>(rows) * cell * columns * cell * 3);
   for (int y = 0; y < rows * cell; ++y) {

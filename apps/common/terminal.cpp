@@ -11,6 +11,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <stdexcept>
 
 namespace adjoint::app {
 namespace {
@@ -146,6 +147,8 @@ std::array<std::uint8_t, 3> heat_colour(float weight) {
 }
 
 std::string heat_map_text(const HeatMap& map, const Terminal& terminal) {
+  if (map.weights.size() != map.rows.size() * map.columns.size())
+    throw std::logic_error("heat_map_text: the weights do not fit the labels");
   const bool colours = terminal.interactive && terminal.true_colour;
   const bool shades = !colours && terminal.interactive && terminal.colour && terminal.utf8;
   const auto cell = [&](float weight, int width) -> std::string {
