@@ -101,7 +101,6 @@ Invocation CommandLine::parse(const std::vector<std::string>& arguments) const {
       CLI::App* next = known.empty() ? at->add_subcommand(word) : known.front();
       if (known.empty()) {
         add_help(*next);
-        at->require_subcommand(0, 1);
       }
       at = next;
       start = space + 1;

@@ -31,6 +31,12 @@ bool higher_is_better(std::string_view metric) {
   return !(metric.ends_with("loss") || metric.ends_with("perplexity") || metric.ends_with("error"));
 }
 
+Json as_json(const Metrics& metrics) {
+  Json json = Json::object();
+  for (const auto& [metric, value] : metrics) json[metric] = value;
+  return json;
+}
+
 std::string json_text(const Json& json, int indent) {
   const auto dump = [indent](const Json& value) {
     return value.dump(indent, ' ', false, Json::error_handler_t::replace);  // writes null for what is not finite
@@ -66,7 +72,7 @@ void MetricsLog::rewind(std::int64_t step) {
 void MetricsLog::write(std::string_view split, std::int64_t step, std::int64_t epoch, double seconds,
                        const Metrics& metrics) {
   Json record = {{"split", split}, {"step", step}, {"epoch", epoch}, {"seconds", std::round(seconds * 1000) / 1000}};
-  for (const auto& [metric, value] : metrics) record[metric] = value;
+  record.update(as_json(metrics));
   file_.write(json_text(record));
 }
 

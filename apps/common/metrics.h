@@ -19,6 +19,8 @@ const double* find_metric(const Metrics& metrics, std::string_view name);
 /// False for losses, perplexities and errors.
 bool higher_is_better(std::string_view metric);
 
+/// {"f1": 0.98, …}
+nlohmann::ordered_json as_json(const Metrics& metrics);
 /// JSON text of a report: valid UTF-8 whatever the strings hold, NaN and infinities as null and counted in a
 /// top-level "nonfinite" where there are any.
 std::string json_text(const nlohmann::ordered_json& json, int indent = -1);

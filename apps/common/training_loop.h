@@ -75,8 +75,8 @@ struct LoopObservers {
   Progress* progress = nullptr;
   RunFolder* run = nullptr;
   EventWriter* events = nullptr;
-  std::function<double()> clock;  // seconds; the steady clock if missing
-  std::function<int()> stop;      // stop_signal() if missing
+  std::function<double()> clock = {};  // seconds; the steady clock if missing
+  std::function<int()> stop = {};      // stop_signal() if missing
 };
 
 enum class Ending { finished, max_steps, max_time, early_stop, signal, dry_run };

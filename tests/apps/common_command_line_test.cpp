@@ -111,6 +111,7 @@ TEST(CommandLine, Takes_arguments_as_they_are) {
   EXPECT_EQ(call.command(), "predict");
   EXPECT_EQ(call.settings.arguments(), (Words{"[OC] a, b [video]", "train", "--lr"}));
   EXPECT_EQ(line.parse({"data", "review", "x.csv"}).command(), "data review");
+  EXPECT_EQ(line.parse({"data", "review", "review"}).settings.arguments(), Words{"review"});
   EXPECT_EQ(line.parse({"predict", "-", "-5"}).settings.arguments(), (Words{"-", "-5"}));
 }
 
@@ -251,6 +252,13 @@ TEST_F(Config, Only_strict_json_passes) {
 TEST_F(Config, Must_be_a_readable_file) {
   expect_error([&] { train({"--config", folder_.file("absent.json")}); }, "E-IO-001", Exit::io, "absent.json: No such");
   expect_error([&] { train({"--config", folder_.path()}); }, "E-IO-003", Exit::io, "not a regular file");
+}
+
+TEST(Nearest, Counts_a_swap_of_neighbours_as_one_slip) {
+  EXPECT_EQ(nearest("rl", {"hidden", "lr"}), "lr");
+  EXPECT_EQ(nearest("learnig_rate", {"lr", "learning_rate"}), "learning_rate");
+  EXPECT_EQ(nearest("zz", {"hidden", "lr"}), "");
+  EXPECT_EQ(nearest(std::string(1 << 20, 'x'), {"lr"}), "");
 }
 
 TEST(Sweep, Axes_are_checked_against_the_table) {

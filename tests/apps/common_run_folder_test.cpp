@@ -204,7 +204,8 @@ TEST_F(RunFolderTest, Reports_are_valid_json_whatever_they_hold) {
   EXPECT_EQ(report["nonfinite"], 2);
   EXPECT_TRUE(report["list"][1].is_null());
   EXPECT_EQ(report["text"], "broken \uFFFD utf8");
-  run.write_report({{"fine", 1.0}});
+  run.write_report({{"metrics", as_json({{"f1", 0.5}})}});
+  EXPECT_EQ(nlohmann::json::parse(slurp(run.file("report.json")))["metrics"]["f1"], 0.5);
   EXPECT_FALSE(nlohmann::json::parse(slurp(run.file("report.json"))).contains("nonfinite"));
 }
 

@@ -1,5 +1,9 @@
 #include "apps/common/terminal.h"
 
+#include <fcntl.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
 #include <cstdlib>
 
 #include "apps/common/progress.h"
@@ -80,6 +84,10 @@ TEST_F(HeatMapText, Long_labels_move_below_numbered_columns) {
             "0=one-long-label 1=another\\x1b-label\n");
 }
 
+TEST_F(HeatMapText, Weights_must_fit_the_labels) {
+  EXPECT_THROW(heat_map_text({{"a"}, {"b", "c"}, {1}}, terminal_), std::logic_error);
+}
+
 TEST(TerminalDetection, Respects_the_environment) {
   setenv("NO_COLOR", "1", 1);
   setenv("LC_ALL", "C.UTF-8", 1);
@@ -95,6 +103,30 @@ TEST(TerminalDetection, Respects_the_environment) {
   setenv("LC_ALL", "C", 1);
   EXPECT_FALSE(detect_terminal(fileno(file)).utf8);
   std::fclose(file);
+}
+
+TEST(TerminalDetection, A_terminal_has_colours_unless_told_otherwise) {
+  const int controller = posix_openpt(O_RDWR | O_NOCTTY);
+  if (controller < 0 || grantpt(controller) != 0 || unlockpt(controller) != 0)
+    GTEST_SKIP() << "no pseudo-terminals here";
+  const int terminal = open(ptsname(controller), O_RDWR | O_NOCTTY);
+  const winsize size{24, 91, 0, 0};
+  ioctl(terminal, TIOCSWINSZ, &size);
+  unsetenv("NO_COLOR");
+  setenv("TERM", "xterm", 1);
+  setenv("COLORTERM", "truecolor", 1);
+  EXPECT_TRUE(detect_terminal(terminal).interactive);
+  EXPECT_TRUE(detect_terminal(terminal).true_colour);
+  EXPECT_FALSE(detect_terminal(terminal, "never").true_colour);
+  EXPECT_EQ(detect_terminal(terminal).width, 91);
+  setenv("NO_COLOR", "1", 1);
+  EXPECT_TRUE(detect_terminal(terminal).interactive);
+  EXPECT_FALSE(detect_terminal(terminal).colour);
+  EXPECT_TRUE(detect_terminal(terminal, "always").colour);
+  setenv("TERM", "dumb", 1);
+  EXPECT_FALSE(detect_terminal(terminal).interactive);
+  close(terminal);
+  close(controller);
 }
 
 class ProgressOutput : public testing::Test {

@@ -69,6 +69,7 @@ TEST_F(TrainingLoop, Trains_evaluates_keeps_the_best_and_saves_each_epoch) {
   EXPECT_EQ(result.first_loss, 1);
   EXPECT_EQ(result.last_loss, 1.0 / 6);
   EXPECT_EQ(result.state.tokens, 60);
+  EXPECT_EQ(result.state.loss_sum, 0);  // begins again with each epoch
   EXPECT_EQ(result.exit_code(), 0);
 }
 
@@ -87,6 +88,11 @@ TEST_F(TrainingLoop, A_watched_loss_is_better_when_lower) {
   std::vector<double> losses = {std::nan(""), 0.5, 0.6};
   callbacks_.evaluate = [&] { return Metrics{{"loss", losses[evaluations_++]}}; };
   EXPECT_EQ(run().state.best_step, 2);
+  evaluations_ = 0;
+  losses = {std::nan(""), std::nan(""), std::nan("")};
+  const LoopResult hopeless = run();
+  EXPECT_TRUE(hopeless.state.best.empty());
+  EXPECT_EQ(hopeless.state.evaluations_without_gain, 3);
   setup_.watched = "f1";
   evaluations_ = 0;
   EXPECT_THROW(run(), std::logic_error);
@@ -135,6 +141,10 @@ TEST_F(TrainingLoop, Limits_end_it_with_a_save_and_an_evaluation) {
   evaluations_ = 0;
   run();
   EXPECT_TRUE(events_.ends_with("step 3:1:2; save 3; step 4:1:3; evaluate; best 4; shuffle 2; save 4; ")) << take();
+  setup_.max_steps = 6;  // the evaluation within an epoch does not use up patience
+  evaluations_ = 0;
+  f1_ = {0.7, 0.6};
+  EXPECT_EQ(run().state.evaluations_without_gain, 0);
   setup_.max_steps = 0;
   setup_.max_seconds = 5;
   const LoopResult result = run();
