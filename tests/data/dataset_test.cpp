@@ -148,6 +148,17 @@ TEST(Headlines, Of_the_public_corpus_are_all_read) {
   EXPECT_EQ(std::ranges::count_if(counts, [](const auto& entry) { return entry.second >= 2; }), 12895);
 }
 
+TEST(Sample, Holds_both_kinds_without_repeats) {
+  const Dataset dataset = read_dataset(ADJOINT_SOURCE_DIR "/data/samples/headlines.tsv");
+  EXPECT_EQ(dataset.classes, (Strings{"other", "clickbait"}));
+  EXPECT_GE(dataset.texts.size(), 400u);
+  EXPECT_NEAR(static_cast<double>(std::ranges::count(dataset.labels, 1)) / static_cast<double>(dataset.labels.size()),
+              0.5, 0.02);
+  const std::set<std::string> distinct(dataset.texts.begin(), dataset.texts.end());
+  EXPECT_EQ(distinct.size(), dataset.texts.size());
+  EXPECT_EQ(dataset.sources.at(0).blank, 0);
+}
+
 TEST(Reviews, Of_the_public_sample_are_all_read) {
   const std::string path = real_data("reviews/reviews-1000.tsv");
   ADJOINT_NEED_REAL_DATA(path);

@@ -73,11 +73,9 @@ TEST(NaiveBayes, Follows_the_formula) {
   expect_error([&] { model.predict(std::vector<int32_t>{3}); }, Exit::data, "E-OP-010.*token id 3.*0\\.\\.2");
 }
 
-TEST(NaiveBayes, Reaches_the_known_floor_on_the_public_headlines) {
-  const std::string folder = real_data("clickbait");
-  ADJOINT_NEED_REAL_DATA(folder);
-  const Dataset dataset = read_dataset(folder);
-  const Split parts = stratified_split(dataset.labels, 0, 0.2, 1);
+// F1 of naive Bayes on a fifth of the data, its vocabulary from the other four.
+double floor_f1(const Dataset& dataset, uint64_t seed) {
+  const Split parts = stratified_split(dataset.labels, 0, 0.2, seed);
   std::vector<std::vector<std::string>> tokens;
   for (const std::string& text : dataset.texts) tokens.push_back(Tokenizer{}.tokens(text));
   TokenCounts counts;
@@ -88,9 +86,20 @@ TEST(NaiveBayes, Reaches_the_known_floor_on_the_public_headlines) {
   std::vector<std::vector<int32_t>> sequences;
   for (const auto& text : tokens) sequences.push_back(vocabulary.encode(text));
   const NaiveBayes model(sequences, dataset.labels, parts.train, vocabulary.size(), 2);
-  const Confusion confusion = model.evaluate(sequences, dataset.labels, parts.test);
-  EXPECT_EQ(confusion.total(), 6400);
-  EXPECT_NEAR(confusion.f1(1), 0.977, 0.005);
+  return model.evaluate(sequences, dataset.labels, parts.test).f1(1);
+}
+
+TEST(NaiveBayes, Reaches_the_known_floor_on_the_public_headlines) {
+  const std::string folder = real_data("clickbait");
+  ADJOINT_NEED_REAL_DATA(folder);
+  EXPECT_NEAR(floor_f1(read_dataset(folder), 1), 0.977, 0.004);
+}
+
+TEST(NaiveBayes, Can_tell_the_bundled_headlines_apart) {
+  const Dataset dataset = read_dataset(ADJOINT_SOURCE_DIR "/data/samples/headlines.tsv");
+  double sum = 0;
+  for (uint64_t seed = 0; seed < 10; ++seed) sum += floor_f1(dataset, seed) / 10;
+  EXPECT_GT(sum, 0.9);
 }
 
 }  // namespace
