@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <utility>
 
 #include "kernels/base/dtype.h"
 
@@ -111,30 +112,39 @@ inline void store_first(S* p, Vec<acc_t<S>> v, int n) {
   std::memcpy(p, buffer, static_cast<std::size_t>(n) * sizeof(S));
 }
 
+/// 0, 1, 2, … from `first`. A constant: filled lane by lane in a loop, it would be computed so.
+template <class T, int first, int... i>
+inline VecInt<T> count_from(std::integer_sequence<int, i...>) {
+  return VecInt<T>{(i + first)...};
+}
+template <class T, int first = 0>
+inline VecInt<T> lane_numbers() {
+  return count_from<T, first>(std::make_integer_sequence<int, kLanes<T>>());
+}
+
 /// Lanes below n are all ones, the others 0.
 template <class T>
 inline VecInt<T> first_lanes(int n) {
-  VecInt<T> lane;
-  for (int i = 0; i < kLanes<T>; ++i) lane[i] = i;
-  return lane < static_cast<typename IntOf<T>::type>(n);
+  return lane_numbers<T>() < static_cast<typename IntOf<T>::type>(n);
 }
 
-/// Sum and maximum over the lanes, halving the register each time (a fixed order).
+/// Combines the lanes, halving the register each time: lane i with lane i + half (a fixed order).
+template <class T, int half = kLanes<T> / 2, class F>
+inline T fold_lanes(Vec<T> v, F combine) {
+  if constexpr (half == 0) {
+    return v[0];
+  } else {  // what the upper half becomes is of no interest, but costs nothing either
+    return fold_lanes<T, half / 2>(combine(v, __builtin_shuffle(v, lane_numbers<T, half>())), combine);
+  }
+}
+/// Sum and maximum over the lanes; NaN propagates through both.
 template <class T>
 inline T sum_lanes(Vec<T> v) {
-  T a[kLanes<T>];
-  std::memcpy(a, &v, sizeof v);
-  for (int half = kLanes<T> / 2; half > 0; half /= 2)
-    for (int i = 0; i < half; ++i) a[i] += a[i + half];
-  return a[0];
+  return fold_lanes<T>(v, [](Vec<T> a, Vec<T> b) { return a + b; });
 }
 template <class T>
 inline T max_lanes(Vec<T> v) {
-  T a[kLanes<T>];
-  std::memcpy(a, &v, sizeof v);
-  for (int half = kLanes<T> / 2; half > 0; half /= 2)
-    for (int i = 0; i < half; ++i) a[i] = a[i] > a[i + half] || a[i] != a[i] ? a[i] : a[i + half];
-  return a[0];
+  return fold_lanes<T>(v, [](Vec<T> a, Vec<T> b) { return (a > b) | (a != a) ? a : b; });
 }
 
 template <class T>
@@ -154,6 +164,35 @@ inline void put(S* p, Vec<acc_t<S>> v, bool accumulate) {
 template <class S>
 inline void put_first(S* p, Vec<acc_t<S>> v, int n, bool accumulate) {
   store_first(p, accumulate ? load_first(p, n) + v : v, n);
+}
+
+/// One element in lane 0, the other lanes 0; and back.
+template <class S>
+inline Vec<acc_t<S>> load_one(const S* p) {
+  Vec<acc_t<S>> v{};
+  v[0] = static_cast<acc_t<S>>(*p);
+  return v;
+}
+template <class S>
+inline void store_one(S* p, Vec<acc_t<S>> v) {
+  *p = static_cast<S>(v[0]);
+}
+
+/// out[i] (+)= f(i, get), with get(p) for the loads at p: whole registers, then the rest. A single element goes through
+/// plain moves: the next kernel's load would have to wait for a masked store.
+template <bool accumulate, class Out, class F>
+inline void for_registers(Out* out, std::int64_t n, F f) {
+  using A = acc_t<Out>;
+  constexpr int lanes = kLanes<A>;
+  if (n == 1) {
+    const Vec<A> v = f(0, [](auto* p) { return load_one(p); });
+    store_one<Out>(out, accumulate ? load_one(out) + v : v);
+    return;
+  }
+  std::int64_t i = 0;
+  for (; i + lanes <= n; i += lanes) put(out + i, f(i, [](auto* p) { return load(p); }), accumulate);
+  if (const int rest = static_cast<int>(n - i); rest > 0)
+    put_first(out + i, f(i, [rest](auto* p) { return load_first(p, rest); }), rest, accumulate);
 }
 
 }  // namespace adjoint::cpu
