@@ -117,7 +117,7 @@ TEST(SimdMath, Square_root_is_correctly_rounded) {
 TEST(SimdMath, Normal_cdf_is_within_its_bound_relative_to_small_tails_too) {
   EXPECT_LE(
       worst_ulp([](Vec<float> x) { return normal_cdf(x); }, [](double x) { return 0.5 * std::erfc(-x * kRootHalf); }),
-      5.0);
+      kFma ? 5.0 : 6.0);
 }
 
 TEST(SimdMath, Normal_pdf_is_within_its_bound) {
@@ -134,7 +134,7 @@ TEST(SimdMath, Gelu_is_accurate_relative_to_its_value) {
   const auto gelu = [](Vec<float> x) { return x * normal_cdf(x); };
   EXPECT_LE(worst_ulp(
                 gelu, [](double x) { return x * 0.5 * std::erfc(-x * kRootHalf); }, -13.0f, 3.4e38f),
-            6.0);
+            7.0);
 }
 
 double gelu_tanh_argument(double x) { return 1.59576912160573071176 * (x + 0.044715 * x * x * x); }
