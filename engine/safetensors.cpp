@@ -6,8 +6,6 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
-#include <limits>
-#include <numeric>
 #include <system_error>
 #include <utility>
 
@@ -87,7 +85,6 @@ SafetensorsFile::SafetensorsFile(SafetensorsFile&& other) noexcept
     : path_(std::move(other.path_)),
       hint_(std::move(other.hint_)),
       header_(std::move(other.header_)),
-      by_name_(std::move(other.by_name_)),
       size_(other.size_),
       buffer_begin_(other.buffer_begin_),
       file_(std::exchange(other.file_, -1)) {}
@@ -98,7 +95,6 @@ SafetensorsFile& SafetensorsFile::operator=(SafetensorsFile&& other) noexcept {
   path_ = std::move(other.path_);
   hint_ = std::move(other.hint_);
   header_ = std::move(other.header_);
-  by_name_ = std::move(other.by_name_);
   size_ = other.size_;
   buffer_begin_ = other.buffer_begin_;
   file_ = std::exchange(other.file_, -1);
@@ -166,19 +162,6 @@ void SafetensorsFile::read_header() {
   if (text.find('{') == std::string::npos) reject_pytorch();
   buffer_begin_ = kLengthBytes + length;
   header_ = parse_safetensors_header(place, text, available - length);
-  index_names();
-}
-
-void SafetensorsFile::index_names() {
-  by_name_.resize(header_.tensors.size());
-  std::iota(by_name_.begin(), by_name_.end(), 0u);
-  std::ranges::sort(by_name_, {}, [&](std::uint32_t i) -> const std::string& { return header_.tensors[i].name; });
-}
-
-const TensorInfo* SafetensorsFile::find(std::string_view name) const {
-  const auto name_of = [&](std::uint32_t i) -> std::string_view { return header_.tensors[i].name; };
-  const auto found = std::ranges::lower_bound(by_name_, name, {}, name_of);
-  return found != by_name_.end() && name_of(*found) == name ? &header_.tensors[*found] : nullptr;
 }
 
 void SafetensorsFile::read_at(std::uint64_t offset, std::span<std::byte> destination) const {

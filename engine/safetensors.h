@@ -35,8 +35,12 @@ std::string shape_text(std::span<const std::uint64_t> shape);
 struct SafetensorsHeader {
   std::vector<TensorInfo> tensors;  // in the order of the buffer
   std::map<std::string, std::string> metadata;
-  bool has_checksums = false;      // and the header's own was right
-  std::vector<std::string> notes;  // what is legal but worth telling: no digest, unknown fields, leading whitespace
+  bool has_checksums = false;          // and the header's own was right
+  std::vector<std::uint32_t> by_name;  // indices of tensors, sorted by name
+  std::vector<std::string> notes;      // what is legal but worth telling: no digest, unknown fields, leading whitespace
+
+  /// The tensor of that name, or null.
+  const TensorInfo* find(std::string_view name) const;
 };
 
 /// Checks and reads a header, `text` being its JSON, in front of a buffer of `buffer_bytes`. `place` starts messages.
@@ -59,8 +63,7 @@ class SafetensorsFile {
   const SafetensorsHeader& header() const { return header_; }
   std::uint64_t size() const { return size_; }
 
-  /// The tensor of that name, or null.
-  const TensorInfo* find(std::string_view name) const;
+  const TensorInfo* find(std::string_view name) const { return header_.find(name); }
 
   /// Copies one tensor's bytes and, in a file with checksums, verifies what was copied (E-CKPT-014). `destination` must
   /// have tensor.bytes() bytes (E-CKPT-019); after an error its contents are unspecified.
@@ -76,7 +79,6 @@ class SafetensorsFile {
  private:
   void open();
   void read_header();
-  void index_names();
   void read_at(std::uint64_t offset, std::span<std::byte> destination) const;
   void require_checksum(const TensorInfo& tensor, std::uint32_t actual) const;
   void close() noexcept;
@@ -84,7 +86,6 @@ class SafetensorsFile {
   std::string path_;
   std::string hint_;
   SafetensorsHeader header_;
-  std::vector<std::uint32_t> by_name_;  // indices of header_.tensors
   std::uint64_t size_ = 0;
   std::uint64_t buffer_begin_ = 0;
   int file_ = -1;

@@ -18,11 +18,10 @@ constexpr std::size_t kMaxTensors = 1'000'000;
 constexpr std::size_t kMaxRank = 8;
 constexpr std::size_t kMaxNameBytes = 64 * 1024;
 constexpr std::uint64_t kMaxExtent = (std::uint64_t{1} << 48) - 1;  // of the published schema
-constexpr int kMaxDepth = 64;
+constexpr std::size_t kMaxDepth = 64;
 // These bound what a small header can make the reader allocate; no real file comes near them.
 constexpr std::size_t kMaxMetadataKeys = 65'536;
 constexpr std::size_t kMaxUnknownKeys = 1024;
-constexpr std::size_t kMaxLiteralBytes = std::size_t{8} << 20;
 
 constexpr std::uint64_t kVersion = 1;
 constexpr std::string_view kMetadata = "__metadata__";

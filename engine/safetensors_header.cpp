@@ -35,23 +35,27 @@ using namespace safetensors_format;
 
 bool is_json_space(char c) { return c == ' ' || c == '\t' || c == '\n' || c == '\r'; }
 
-void check_names(const std::vector<TensorInfo>& tensors, const Rejecter& reject) {
-  std::vector<std::uint32_t> order(tensors.size());
+void index_names(SafetensorsHeader& header, const Rejecter& reject) {
+  const auto name_of = [&](std::uint32_t i) -> const std::string& { return header.tensors[i].name; };
+  std::vector<std::uint32_t>& order = header.by_name;
+  order.resize(header.tensors.size());
   std::iota(order.begin(), order.end(), 0u);
-  std::ranges::sort(order, {}, [&](std::uint32_t i) -> const std::string& { return tensors[i].name; });
-  for (std::size_t i = 1; i < order.size(); ++i) {
-    const std::string& tensor_name = tensors[order[i]].name;
-    if (tensors[order[i - 1]].name == tensor_name) {
-      reject("E-CKPT-006", fmt::format("duplicate tensor name {}; expected each name once", in_quotes(tensor_name)));
-    }
+  std::ranges::sort(order, {}, name_of);
+  const auto twice = std::ranges::adjacent_find(order, {}, name_of);
+  if (twice != order.end()) {
+    reject("E-CKPT-006", fmt::format("duplicate tensor name {}; expected each name once", in_quotes(name_of(*twice))));
   }
 }
 
-// The tensors must cover the buffer exactly once.
-void check_layout(std::vector<TensorInfo>& tensors, std::uint64_t buffer_bytes, const Rejecter& reject) {
-  std::ranges::sort(tensors, [](const TensorInfo& a, const TensorInfo& b) {
+void sort_by_offset(std::vector<TensorInfo>& tensors) {
+  const auto before = [](const TensorInfo& a, const TensorInfo& b) {
     return std::tie(a.begin, a.end, a.name) < std::tie(b.begin, b.end, b.name);
-  });
+  };
+  if (!std::ranges::is_sorted(tensors, before)) std::ranges::sort(tensors, before);
+}
+
+// The tensors must cover the buffer exactly once.
+void check_layout(const std::vector<TensorInfo>& tensors, std::uint64_t buffer_bytes, const Rejecter& reject) {
   std::uint64_t covered = 0;
   for (std::size_t i = 0; i < tensors.size(); ++i) {
     const TensorInfo& tensor = tensors[i];
@@ -150,6 +154,12 @@ void check_checksums(std::string_view text, SafetensorsHeader& header, const Rej
 
 std::string shape_text(std::span<const std::uint64_t> shape) { return fmt::format("[{}]", fmt::join(shape, ",")); }
 
+const TensorInfo* SafetensorsHeader::find(std::string_view name) const {
+  const auto name_of = [&](std::uint32_t i) -> std::string_view { return tensors[i].name; };
+  const auto found = std::ranges::lower_bound(by_name, name, {}, name_of);
+  return found != by_name.end() && name_of(*found) == name ? &tensors[*found] : nullptr;
+}
+
 SafetensorsHeader parse_safetensors_header(std::string_view place, std::string_view text, std::uint64_t buffer_bytes) {
   const Rejecter reject(place);
   SafetensorsHeader header;
@@ -157,7 +167,8 @@ SafetensorsHeader parse_safetensors_header(std::string_view place, std::string_v
   if (!text.empty() && is_json_space(text.front())) {
     header.notes.push_back("whitespace before the header's JSON, which should start with {");
   }
-  check_names(header.tensors, reject);
+  sort_by_offset(header.tensors);
+  index_names(header, reject);
   check_layout(header.tensors, buffer_bytes, reject);
   check_checksums(text, header, reject);
   return header;
