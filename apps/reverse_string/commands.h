@@ -1,0 +1,17 @@
+#pragma once
+// The program's commands.
+
+#include "apps/common/options.h"
+
+namespace adjoint::reverse_string {
+
+void add_train_options(app::OptionTable& table);
+int train(const app::Settings& settings);
+
+void add_predict_options(app::OptionTable& table);
+int predict(const app::Settings& settings, const app::OptionTable& train_table);
+
+void add_attention_options(app::OptionTable& table);
+int attention(const app::Settings& settings, const app::OptionTable& train_table);
+
+}  // namespace adjoint::reverse_string

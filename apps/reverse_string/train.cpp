@@ -1,0 +1,260 @@
+#include <fmt/format.h>
+
+#include <chrono>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <optional>
+
+#include "apps/common/engine_options.h"
+#include "apps/common/profile.h"
+#include "apps/common/progress.h"
+#include "apps/common/run_folder.h"
+#include "apps/common/shared_options.h"
+#include "apps/common/signals.h"
+#include "apps/common/tensorboard.h"
+#include "apps/common/training_loop.h"
+#include "apps/reverse_string/commands.h"
+#include "apps/reverse_string/task.h"
+#include "engine/checkpoint.h"
+#include "engine/step.h"
+
+namespace adjoint::reverse_string {
+namespace {
+
+const std::vector<std::string> kMetrics{"token_accuracy", "exact_match", "loss"};
+
+std::string description(const app::Settings& s) {
+  return fmt::format("attention {}{}", s.text("attention"), s.flag("bidirectional") ? ", bidirectional" : "");
+}
+
+/// A trained model with its data: what the training loop works on.
+class Training {
+ public:
+  Training(const app::Settings& settings, Device device)
+      : settings_(settings),
+        device_(device),
+        strings_(strings_of(settings)),
+        batches_(
+            strings_.alphabet, strings_.train,
+            {.size = settings.integer("batch-size"), .seed = static_cast<std::uint64_t>(settings.integer("seed"))}),
+        model_(model_of(settings, strings_.alphabet, device)),
+        parameters_(*model_),
+        optimizer_(app::optimizer_of(settings, parameters_)),
+        step_([this](std::span<const Tensor> inputs) { return std::vector<Tensor>{one_step(inputs)}; }, state()) {
+    for (const std::string& s : strings_.train) longest_ = std::max(longest_, static_cast<std::int64_t>(s.size()));
+  }
+
+  const data::ReversalStrings& strings() const { return strings_; }
+  Seq2Seq& model() { return *model_; }
+  const ParameterSet& parameters() const { return parameters_; }
+  std::int64_t batches_per_epoch() const { return batches_.batches_per_epoch(); }
+
+  app::StepResult step(std::int64_t cursor, double rate) {
+    if (rate != optimizer_->learning_rate()) optimizer_->set_learning_rate(rate);
+    const TensorBatch batch = tensors_of(batches_.batch(cursor), longest_ + 2, longest_ + 1, device_);
+    const std::vector<Tensor> inputs = batch.inputs();
+    // The first step is also the proof that replaying it does what running it does.
+    const Tensor loss = verified_ ? step_(inputs)[0] : step_.verify(inputs)[0];
+    verified_ = true;
+    app::StepResult result{.loss = loss.item(), .tokens = batch.tokens};
+    if (optimizer_->gradient_norm().defined())
+      result.more.emplace_back("grad_norm", optimizer_->gradient_norm().item());
+    return result;
+  }
+
+  app::Metrics evaluate_now() const { return evaluate(*model_, strings_.alphabet, strings_.validation); }
+
+ private:
+  Tensor one_step(std::span<const Tensor> inputs) {
+    Tensor loss;
+    {
+      const auto recording = tape_.record();
+      loss = loss_of(*model_, inputs);
+    }
+    tape_.backward(loss);
+    optimizer_->step();
+    return loss;
+  }
+
+  std::vector<Tensor> state() const {
+    std::vector<Tensor> tensors;
+    for (const auto& [name, tensor] : optimizer_->state()) tensors.push_back(tensor);
+    return tensors;
+  }
+
+  const app::Settings& settings_;
+  Device device_;
+  data::ReversalStrings strings_;
+  data::ReversalBatches batches_;
+  std::unique_ptr<Seq2Seq> model_;
+  ParameterSet parameters_;
+  std::unique_ptr<Optimizer> optimizer_;
+  Tape tape_;
+  Step step_;
+  bool verified_ = false;
+  std::int64_t longest_ = 0;
+};
+
+nlohmann::ordered_json json_of(const app::Metrics& metrics) {
+  nlohmann::ordered_json object = nlohmann::ordered_json::object();
+  for (const auto& [name, value] : metrics) object[name] = value;
+  return object;
+}
+
+std::vector<std::string> table_row(const std::string& model, const nlohmann::ordered_json& report) {
+  const auto percent = [&](const char* metric) {
+    return fmt::format("{:.2f} %", 100 * report["val"][metric].get<double>());
+  };
+  return {model,
+          percent("token_accuracy"),
+          percent("exact_match"),
+          fmt::format("{:.4f}", report["val"]["loss"].get<double>()),
+          report["parameters"].dump(),
+          report["steps"].dump(),
+          fmt::format("{:.1f} s", report["elapsed_s"].get<double>())};
+}
+
+nlohmann::ordered_json read_report(const std::string& folder) {
+  std::ifstream in(folder + "/report.json");
+  nlohmann::ordered_json report = nlohmann::ordered_json::parse(in, nullptr, false);
+  ADJOINT_CHECK(report.is_object() && report.contains("val") && report.contains("model"), "E-IO-008", Exit::io,
+                fmt::format("--beside {}: no report.json of a finished run", folder));
+  return report;
+}
+
+}  // namespace
+
+void add_train_options(app::OptionTable& table) {
+  add_task_options(table);
+  table.group("Training");
+  table.add(app::choice("select", "best", {"best", "last"},
+                        "weights that are kept: of the best evaluation by exact match, or the last"));
+  app::add_shared(table, {"epochs",   "max-steps",    "max-time",      "batch-size", "optimizer", "lr",     "schedule",
+                          "warmup",   "weight-decay", "clip",          "early-stop", "require",   "config", "name",
+                          "out",      "dry-run",      "overfit-batch", "profile",    "seed",      "device", "threads",
+                          "progress", "color",        "quiet",         "json"});
+  table.group("Output");
+  table.add(app::path("beside", "DIR", "a finished run to show in the same table").for_this_call());
+  table.defaults({{"epochs", std::int64_t{12}},
+                  {"batch-size", std::int64_t{32}},
+                  {"lr", 4e-3},
+                  {"clip", 1.0},
+                  {"schedule", std::string("cosine")}});
+  table.preset("practical10", {{"data", std::string("practical10")},
+                               {"embedding", std::int64_t{0}},
+                               {"hidden", std::int64_t{64}},
+                               {"batch-size", std::int64_t{1}},
+                               {"epochs", std::int64_t{30}},
+                               {"optimizer", std::string("sgd")},
+                               {"lr", 0.5},
+                               {"clip", 0.0},
+                               {"schedule", std::string("constant")},
+                               {"select", std::string("last")}});
+}
+
+int train(const app::Settings& settings) {
+  const Device device = app::device_of(settings);
+  app::watch_stop_signals();
+  Training training(settings, device);
+  const std::int64_t parameters = training.parameters().count();
+
+  app::LoopSetup setup = app::loop_setup(settings);
+  setup.steps_per_epoch = training.batches_per_epoch();
+  setup.watched = "exact_match";
+  setup.requirements = app::parse_requirements(settings.list("require"), kMetrics);
+  const std::int64_t total = setup.max_steps > 0 ? std::min(setup.max_steps, setup.epochs * setup.steps_per_epoch)
+                                                 : setup.epochs * setup.steps_per_epoch;
+  const ScheduleOptions schedule = app::schedule_of(settings, total);
+
+  if (setup.dry_run) {
+    const app::StepResult first = training.step(0, scheduled_rate(schedule, 1));
+    const AllocatorStatistics memory = Allocator::of(device).statistics();
+    app::print_result(settings.config_json() + "\n");
+    app::print_result(fmt::format(
+        "{} parameters, {} training strings, {} validation strings, {} steps an epoch\n"
+        "one batch: loss {:.4f}, {} tokens, {:.1f} MiB reserved\n",
+        parameters, training.strings().train.size(), training.strings().validation.size(), setup.steps_per_epoch,
+        first.loss, first.tokens, static_cast<double>(memory.reserved) / (1024.0 * 1024.0)));
+    return 0;
+  }
+
+  std::string name = settings.text("name");
+  if (name.empty())
+    name = fmt::format("{}{}", settings.text("attention"), settings.flag("bidirectional") ? "-bidirectional" : "");
+  app::RunFolder run({.program = "reverse_string", .name = name, .out = settings.text("out")});
+  run.write("config.json", settings.config_json());
+  app::EventWriter events(run.path());
+  app::Progress progress =
+      app::Progress::on_stderr(settings.text("progress"), settings.text("color"), settings.flag("quiet"));
+  std::optional<app::Profile> profile;
+  if (settings.flag("profile")) profile.emplace();
+  progress.message(fmt::format("seed {}, {} parameters, {}, {} strings of {} letters, run {}", settings.integer("seed"),
+                               parameters, description(settings), training.strings().train.size(),
+                               training.strings().alphabet.letters().size(), run.path()));
+
+  const auto save = [&] {
+    save_model(run.file("model.safetensors"), training.model(),
+               {{"adjoint.config", settings.config_json()}, {"adjoint.program", "reverse_string"}});
+  };
+  const bool keep_best = settings.text("select") == "best";
+  const auto started = std::chrono::steady_clock::now();
+  const app::LoopResult result =
+      app::run_training(setup,
+                        {.begin_epoch = nullptr,
+                         .train_step =
+                             [&](const app::StepPlace& place, double rate) {
+                               return training.step((place.epoch - 1) * setup.steps_per_epoch + place.batch, rate);
+                             },
+                         .learning_rate = [&](std::int64_t step) { return scheduled_rate(schedule, step); },
+                         .evaluate = [&] { return training.evaluate_now(); },
+                         .keep_best =
+                             [&](const app::LoopState&, const app::Metrics&) {
+                               if (keep_best) save();
+                             },
+                         .save =
+                             [&](const app::LoopState&) {
+                               if (!keep_best) save();
+                             },
+                         .explain_nonfinite = nullptr},
+                        {.progress = &progress, .run = &run, .events = &events, .clock = nullptr, .stop = nullptr});
+  progress.finish();
+  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
+
+  const app::Metrics& val = keep_best && !result.state.best.empty() ? result.state.best : result.last;
+  nlohmann::ordered_json report{{"app", "reverse_string"},
+                                {"model", description(settings)},
+                                {"seed", settings.integer("seed")},
+                                {"device", text(device)},
+                                {"parameters", parameters},
+                                {"steps", result.state.step},
+                                {"elapsed_s", seconds},
+                                {"steps_per_s", static_cast<double>(result.state.step) / seconds},
+                                {"ending", app::name(result.ending)},
+                                {"val", json_of(val)},
+                                {"last", json_of(result.last)},
+                                {"best_step", result.state.best_step},
+                                {"first_loss", result.first_loss},
+                                {"last_loss", result.last_loss},
+                                {"run", run.path()}};
+  run.write_report(report);
+  if (settings.flag("json")) {
+    app::print_result(app::json_text(report) + "\n");
+  } else if (!val.empty()) {
+    app::Table table({"model", "token accuracy", "exact match", "loss", "parameters", "steps", "time"});
+    if (!settings.text("beside").empty()) {
+      const nlohmann::ordered_json other = read_report(settings.text("beside"));
+      table.add(table_row(other["model"].get<std::string>(), other));
+    }
+    table.add(table_row(description(settings), report));
+    app::print_result(fmt::format("On {} unseen strings:\n{}", training.strings().validation.size(), table.text()));
+  } else {
+    app::print_result(
+        fmt::format("loss {:.4f} at the first step, {:.4f} at the last\n", result.first_loss, result.last_loss));
+  }
+  if (profile) app::print_result(profile->text());
+  if (!settings.flag("json")) app::print_result(fmt::format("Run: {}\n", run.path()));
+  for (const std::string& line : result.unmet) progress.message(line);
+  return result.exit_code();
+}
+
+}  // namespace adjoint::reverse_string
