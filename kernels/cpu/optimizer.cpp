@@ -1,0 +1,146 @@
+#include "kernels/optimizer.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "kernels/cpu/simd.h"
+#include "kernels/cpu/thread_pool.h"
+
+namespace adjoint::cpu {
+namespace {
+
+constexpr std::int64_t kGrain = 16384;
+
+template <class A>
+Vec<A> square_root(Vec<A> x) {
+#if defined(__AVX512F__) && defined(__AVX512DQ__)
+  if constexpr (sizeof(A) == 4) {
+    return reinterpret_cast<Vec<A>>(_mm512_maskz_sqrt_ps(0xffff, reinterpret_cast<__m512>(x)));
+  } else {
+    return reinterpret_cast<Vec<A>>(_mm512_maskz_sqrt_pd(0xff, reinterpret_cast<__m512d>(x)));
+  }
+#else
+  for (int i = 0; i < kLanes<A>; ++i) x[i] = std::sqrt(x[i]);
+  return x;
+#endif
+}
+
+/// Calls f(i, load, store) register by register; the last one is partial. load and store know how many lanes count.
+template <class A, class F>
+void registers(std::int64_t begin, std::int64_t end, F&& f) {
+  std::int64_t i = begin;
+  for (; i + kLanes<A> <= end; i += kLanes<A>) {
+    f(
+        i, [](const auto* p) { return load(p); }, [](auto* p, Vec<A> v) { store(p, v); });
+  }
+  if (i < end) {
+    const int n = static_cast<int>(end - i);
+    f(
+        i, [n](const auto* p) { return load_first(p, n); }, [n](auto* p, Vec<A> v) { store_first(p, v, n); });
+  }
+}
+
+template <class A>
+A factor_of(const void* factor) {
+  return factor == nullptr ? A(1) : *static_cast<const A*>(factor);
+}
+
+std::int64_t chunks_of(std::int64_t n) { return (n + kGrain - 1) / kGrain; }
+
+}  // namespace
+
+std::size_t scratch_bytes(const GlobalNorm& call) {
+  return static_cast<std::size_t>(chunks_of(call.n)) * sizeof(double);
+}
+
+void run(const At& at, const GlobalNorm& call) {
+  visit_float(call.dtype, [&](auto type) {
+    using T = typename decltype(type)::type;
+    using A = acc_t<T>;
+    const T* g = static_cast<const T*>(call.g);
+    // Partial sums in f64: an f32 sum of squares overflows for gradients of 1e19, where the norm is still a number.
+    double* partial = static_cast<double*>(call.scratch);
+    parallel_for(at, call.n, kGrain, 1, [&](std::int64_t begin, std::int64_t end) {
+      Vec<double> sum[2] = {};
+      std::int64_t i = begin;
+      for (; i + 2 * kLanes<double> <= end; i += 2 * kLanes<double>) {
+        for (int half = 0; half < 2; ++half) {
+          Vec<double> v;
+          for (int k = 0; k < kLanes<double>; ++k)
+            v[k] = static_cast<double>(static_cast<A>(g[i + half * kLanes<double> + k]));
+          sum[half] += v * v;
+        }
+      }
+      double total = sum_lanes<double>(sum[0] + sum[1]);
+      for (; i < end; ++i)
+        total += static_cast<double>(static_cast<A>(g[i])) * static_cast<double>(static_cast<A>(g[i]));
+      partial[begin / kGrain] = total;
+    });
+    double total = 0;
+    for (std::int64_t c = 0; c < chunks_of(call.n); ++c) total += partial[c];
+    const double norm = std::sqrt(total);
+    *static_cast<A*>(call.norm) = static_cast<A>(norm);
+    if (call.factor != nullptr) {
+      *static_cast<A*>(call.factor) =
+          static_cast<A>(std::isfinite(norm) ? std::min(1.0, call.max_norm / (norm + 1e-6)) : std::nan(""));
+    }
+  });
+}
+
+void run(const At&, const StepAdvance& call) { ++*call.step; }
+
+void run(const At& at, const SgdUpdate& call) {
+  visit_float(call.dtype, [&](auto type) {
+    using T = typename decltype(type)::type;
+    using A = acc_t<T>;
+    T* p = static_cast<T*>(call.p);
+    const T* g = static_cast<const T*>(call.g);
+    T* v = static_cast<T*>(call.v);
+    const A rate = static_cast<A>(*call.lr), factor = factor_of<A>(call.factor);
+    const A momentum = static_cast<A>(call.momentum), decay = static_cast<A>(call.weight_decay);
+    parallel_for(at, call.n, kGrain, 1, [&](std::int64_t begin, std::int64_t end) {
+      registers<A>(begin, end, [&](std::int64_t i, auto get, auto set) {
+        const Vec<A> value = get(p + i);
+        Vec<A> d = factor * get(g + i) + decay * value;
+        if (momentum != 0) {
+          const Vec<A> velocity = momentum * get(v + i) + d;
+          set(v + i, velocity);
+          d = call.nesterov ? d + momentum * velocity : velocity;
+        }
+        set(p + i, value - rate * d);
+      });
+    });
+  });
+}
+
+void run(const At& at, const AdamUpdate& call) {
+  visit_float(call.dtype, [&](auto type) {
+    using T = typename decltype(type)::type;
+    using A = acc_t<T>;
+    T* p = static_cast<T*>(call.p);
+    const T* g = static_cast<const T*>(call.g);
+    A* m = static_cast<A*>(call.m);
+    A* v = static_cast<A*>(call.v);
+    const double t = static_cast<double>(*call.step), lr = *call.lr;
+    const A factor = factor_of<A>(call.factor);
+    const A b1 = static_cast<A>(call.beta1), b2 = static_cast<A>(call.beta2), eps = static_cast<A>(call.eps);
+    const A rest1 = static_cast<A>(1 - call.beta1), rest2 = static_cast<A>(1 - call.beta2);
+    const A rate = static_cast<A>(lr / (1 - std::pow(call.beta1, t)));
+    const A correction = static_cast<A>(1 / std::sqrt(1 - std::pow(call.beta2, t)));
+    const A shrink = static_cast<A>(call.decoupled ? 1 - lr * call.weight_decay : 1);
+    const A decay = static_cast<A>(call.decoupled ? 0 : call.weight_decay);
+    parallel_for(at, call.n, kGrain, 4, [&](std::int64_t begin, std::int64_t end) {
+      registers<A>(begin, end, [&](std::int64_t i, auto get, auto set) {
+        const Vec<A> value = get(p + i);
+        const Vec<A> gradient = factor * get(g + i) + decay * value;
+        const Vec<A> first = b1 * get(m + i) + rest1 * gradient;
+        const Vec<A> second = b2 * get(v + i) + rest2 * (gradient * gradient);
+        set(m + i, first);
+        set(v + i, second);
+        set(p + i, shrink * value - rate * first / (square_root<A>(second) * correction + eps));
+      });
+    });
+  });
+}
+
+}  // namespace adjoint::cpu
