@@ -58,6 +58,19 @@ constexpr std::array<DirectKernel<T>, kTileRows + 1> direct_kernels(std::integer
 template <class T, int V>
 constexpr auto kDirectKernels = direct_kernels<T, V>(std::make_integer_sequence<int, kTileRows>{});
 
+/// Cuts m rows into tiles that differ by at most one row: a short last tile would leave the multipliers waiting.
+struct RowTiles {
+  std::int64_t count;
+  std::int64_t base;   // rows of a tile
+  std::int64_t extra;  // tiles with one row more
+
+  explicit RowTiles(std::int64_t m) : count((m + kTileRows - 1) / kTileRows) {
+    base = count == 1 ? m : m / std::max<std::int64_t>(count, 1);  // a division takes as long as a tiny product
+    extra = m - base * count;
+  }
+  int rows(std::int64_t t) const { return static_cast<int>(base + (t < extra ? 1 : 0)); }
+};
+
 /// Transposes a square of registers: swaps off-diagonal blocks of half the size, then of a quarter, and so on.
 template <int Step, class A, int... L>
 [[gnu::always_inline]] inline void swap_blocks(Vec<A> (&r)[kLanes<A>], std::integer_sequence<int, L...>) {
@@ -86,49 +99,75 @@ void pack_transposed(std::int64_t k, const T* b, std::int64_t b_column, std::int
   using A = acc_t<T>;
   constexpr int lanes = kLanes<A>;
   for (int v = 0; v < width; ++v) {
-    const int rows = static_cast<int>(std::min<std::int64_t>(lanes, columns - v * lanes));
+    const std::int64_t rows = std::min<std::int64_t>(lanes, columns - v * lanes);
     const T* from = b + v * lanes * b_column;
     for (std::int64_t p = 0; p < k; p += lanes) {
       const int depth = static_cast<int>(std::min<std::int64_t>(lanes, k - p));
+      A* to = out + p * width * lanes + v * lanes;
       Vec<A> r[lanes];
       if (rows == lanes && depth == lanes) {
 #pragma GCC unroll 16
         for (int i = 0; i < lanes; ++i) r[i] = load(from + i * b_column + p);
-      } else {
-        for (int i = 0; i < lanes; ++i) r[i] = i < rows ? load_first(from + i * b_column + p, depth) : Vec<A>{};
-      }
-      transpose<A>(r);
-      A* to = out + p * width * lanes + v * lanes;
-      if (depth == lanes) {
+        transpose<A>(r);
 #pragma GCC unroll 16
         for (int q = 0; q < lanes; ++q) store(to + q * width * lanes, r[q]);
       } else {
-        for (int q = 0; q < depth; ++q) store(to + q * width * lanes, r[q]);
+#pragma GCC unroll 16
+        for (int i = 0; i < lanes; ++i)
+          r[i] = load_first(from + std::min<std::int64_t>(i, rows - 1) * b_column + p, i < rows ? depth : 0);
+        transpose<A>(r);
+#pragma GCC unroll 16
+        for (int q = 0; q < lanes; ++q)
+          if (q < depth) store(to + q * width * lanes, r[q]);
       }
     }
   }
 }
 
-/// One panel of one block; `width` registers of columns, of which `columns` exist.
+/// One block of columns [first, last), rows of b contiguous: row by row, which is how memory delivers them best.
 template <class T>
-void pack_panel(std::int64_t k, const T* b, std::int64_t b_row, std::int64_t b_column, const std::int32_t* pick,
-                std::int64_t columns, int width, acc_t<T>* out) {
-  constexpr int lanes = kLanes<acc_t<T>>;
-  if (b_column == 1) {
-    const int last = static_cast<int>(columns - (width - 1) * lanes);
-    for (std::int64_t p = 0; p < k; ++p) {
-      const T* from = b + (pick == nullptr ? p : pick[p]) * b_row;
-      for (int v = 0; v < width - 1; ++v) store(out + v * lanes, load(from + v * lanes));
-      const T* tail = from + (width - 1) * lanes;
-      store(out + (width - 1) * lanes, last == lanes ? load(tail) : load_first(tail, last));
-      out += width * lanes;
+void pack_rows(std::int64_t k, std::int64_t n, const T* b, std::int64_t b_row, const std::int32_t* pick,
+               std::int64_t first, std::int64_t last, acc_t<T>* block) {
+  using A = acc_t<T>;
+  constexpr int lanes = kLanes<A>;
+  const std::int64_t whole = std::min(last, n / kPanel<A> * kPanel<A>);
+  for (std::int64_t p = 0; p < k; ++p) {
+    const T* from = b + (pick == nullptr ? p : pick[p]) * b_row;
+    A* to = block + first * k + p * kPanel<A>;
+    for (std::int64_t j = first; j < whole; j += kPanel<A>) {
+#pragma GCC unroll 2
+      for (int v = 0; v < kTileVectors; ++v) store(to + v * lanes, load(from + j + v * lanes));
+      to += k * kPanel<A>;
     }
-  } else if (pick == nullptr) {
-    pack_transposed(k, b, b_column, columns, width, out);
-  } else {
+  }
+  if (whole == last) return;
+  const int width = n - whole > lanes ? kTileVectors : 1;
+  const int tail = static_cast<int>(n - whole - (width - 1) * lanes);
+  A* to = block + whole * k;
+  for (std::int64_t p = 0; p < k; ++p) {
+    const T* from = b + (pick == nullptr ? p : pick[p]) * b_row + whole;
+    if (width > 1) store(to, load(from));
+    store(to + (width - 1) * lanes, load_first(from + (width - 1) * lanes, tail));
+    to += width * lanes;
+  }
+}
+
+/// One block of columns [first, last), columns of b contiguous (or neither, where rows are picked).
+template <class T>
+void pack_columns(std::int64_t k, std::int64_t n, const T* b, std::int64_t b_row, std::int64_t b_column,
+                  const std::int32_t* pick, std::int64_t first, std::int64_t last, acc_t<T>* block) {
+  using A = acc_t<T>;
+  for (std::int64_t j = first; j < last; j += kPanel<A>) {
+    const std::int64_t columns = std::min(kPanel<A>, n - j);
+    const int width = columns > kLanes<A> ? kTileVectors : 1;
+    A* to = block + j * k;
+    if (pick == nullptr) {
+      pack_transposed(k, b + j * b_column, b_column, columns, width, to);
+      continue;
+    }
     for (std::int64_t p = 0; p < k; ++p)
-      for (std::int64_t j = 0; j < width * lanes; ++j)
-        *out++ = j < columns ? static_cast<acc_t<T>>(b[pick[p] * b_row + j * b_column]) : 0;
+      for (std::int64_t q = 0; q < width * kLanes<A>; ++q)
+        *to++ = q < columns ? static_cast<A>(b[pick[p] * b_row + (j + q) * b_column]) : 0;
   }
 }
 
@@ -168,11 +207,12 @@ void pack(std::int64_t k, std::int64_t n, const T* b, std::int64_t b_row, std::i
   const std::int64_t columns = round_to_lanes<A>(n);
   for (std::int64_t begin = 0; begin < k; begin += kDepth<T>) {
     const std::int64_t depth = std::min(kDepth<T>, k - begin);
-    for (std::int64_t j = first; j < last; j += kPanel<A>) {
-      const std::int64_t wanted = std::min(kPanel<A>, n - j);
-      const int width = wanted > kLanes<A> ? kTileVectors : 1;
-      pack_panel(depth, b + (pick == nullptr ? begin * b_row : 0) + j * b_column, b_row, b_column,
-                 pick == nullptr ? nullptr : pick + begin, wanted, width, out + begin * columns + j * depth);
+    const T* rows = pick == nullptr ? b + begin * b_row : b;
+    const std::int32_t* picked = pick == nullptr ? nullptr : pick + begin;
+    if (b_column == 1) {
+      pack_rows(depth, n, rows, b_row, picked, first, last, out + begin * columns);
+    } else {
+      pack_columns(depth, n, rows, b_row, b_column, picked, first, last, out + begin * columns);
     }
   }
 }
@@ -182,19 +222,20 @@ void gemm(std::int64_t m, std::int64_t n, std::int64_t k, const Left<T>& a, cons
           std::int64_t last, T* c, std::int64_t ldc, const Finish<T>& finish) {
   using A = acc_t<T>;
   const std::int64_t columns = round_to_lanes<A>(n);
-  const std::int64_t tiles = (m + kTileRows - 1) / kTileRows;
+  const RowTiles tiles(m);
   Finish<T> block = finish;
   for (std::int64_t begin = 0; begin < k || begin == 0; begin += kDepth<T>) {
     const std::int64_t depth = std::min(kDepth<T>, k - begin);
     const A* panels = packed + begin * columns;
-    // Copied rows are one line apart from a power of two, so that they do not compete for the same cache sets.
+    // Rows that lie a multiple of 1024 bytes apart compete for the same cache sets: they are copied, one line apart.
     const std::int64_t copied_row = round_to_lanes<A>(depth) + kLanes<A>;
-    const bool copy = !std::is_same_v<T, A> || a.rows != nullptr || a.depth != nullptr || a.column != 1 ||
-                      static_cast<std::int64_t>(a.row * sizeof(T)) % 1024 == 0;
-    A* copied = copy ? static_cast<A*>(thread_buffer(2, sizeof(A) * (kTileRows * copied_row + kLanes<A>))) : nullptr;
+    const bool copy = !std::is_same_v<T, A> || a.rows != nullptr || a.depth != nullptr ||
+                      (a.column == 1 && static_cast<std::size_t>(a.row) * sizeof(T) % 1024 == 0);
+    A* copied =
+        copy ? static_cast<A*>(thread_buffer(kTileSlot, sizeof(A) * (kTileRows * copied_row + kLanes<A>))) : nullptr;
     std::int64_t row = 0;
-    for (std::int64_t t = 0; t < tiles; ++t) {
-      const int rows = static_cast<int>(m / tiles + (t < m % tiles ? 1 : 0));
+    for (std::int64_t t = 0; t < tiles.count; ++t) {
+      const int rows = tiles.rows(t);
       T* c_row[kTileRows];
       for (int i = 0; i < rows; ++i) c_row[i] = c + (a.rows == nullptr ? row + i : a.rows[row + i]) * ldc;
       const A* left = copied;
@@ -225,6 +266,15 @@ void gemm_direct(std::int64_t m, std::int64_t n, std::int64_t k, const T* a, std
                  const T* b, std::int64_t ldb, T* c, std::int64_t ldc, const Finish<T>& finish) {
   using A = acc_t<T>;
   constexpr int lanes = kLanes<A>;
+  if constexpr (kMaskedLoads<T>) {
+    if (m <= kTileRows && n <= lanes && k <= kDepth<T>) {  // a single tile: what follows would take longer than it
+      T* c_row[kTileRows];
+      for (std::int64_t i = 0; i < m; ++i, c += ldc) c_row[i] = c;
+      kDirectKernels<T, 1>[static_cast<std::size_t>(m)](k, a, a_row, a_column, b, ldb, c_row, 0, static_cast<int>(n),
+                                                        finish);
+      return;
+    }
+  }
   const std::int64_t whole = kMaskedLoads<T> ? n : n / lanes * lanes;
   const std::int64_t deepest = std::min(k, kDepth<T>);
   // The columns that no vector load reaches are packed, and a's elements widened where they are stored narrow.
@@ -232,18 +282,19 @@ void gemm_direct(std::int64_t m, std::int64_t n, std::int64_t k, const T* a, std
   A* tail = nullptr;
   A* widened = nullptr;
   if (widen || whole < n) {
-    tail = static_cast<A*>(thread_buffer(2, sizeof(A) * static_cast<std::size_t>(deepest * (lanes + kTileRows))));
+    tail =
+        static_cast<A*>(thread_buffer(kTileSlot, sizeof(A) * static_cast<std::size_t>(deepest * (lanes + kTileRows))));
     widened = tail + deepest * lanes;
   }
   Finish<T> block = finish;
-  const std::int64_t tiles = (m + kTileRows - 1) / kTileRows;
+  const RowTiles tiles(m);
   for (std::int64_t begin = 0; begin < k || begin == 0; begin += kDepth<T>) {
     const std::int64_t depth = std::min(kDepth<T>, k - begin);
     const T* rows_of_b = b + begin * ldb;
-    if (whole < n) pack_panel<T>(depth, rows_of_b + whole, ldb, 1, nullptr, n - whole, 1, tail);
+    if (whole < n) pack_rows<T>(depth, n - whole, rows_of_b + whole, ldb, nullptr, 0, n - whole, tail);
     std::int64_t row = 0;
-    for (std::int64_t t = 0; t < tiles; ++t) {
-      const int rows = static_cast<int>(m / tiles + (t < m % tiles ? 1 : 0));
+    for (std::int64_t t = 0; t < tiles.count; ++t) {
+      const int rows = tiles.rows(t);
       T* c_row[kTileRows];
       for (int i = 0; i < rows; ++i) c_row[i] = c + (row + i) * ldc;
       const A* left = widened;

@@ -20,9 +20,13 @@ constexpr int kTileVectors = 2;
 template <class A>
 constexpr std::int64_t kPanel = kTileVectors* kLanes<A>;
 
-/// Rows of b per block: a panel stays in the first-level cache. bf16 has one block: its c cannot hold a partial sum.
+/// Rows of b per block, so that the panels of 16 times kPanel columns stay in the second-level cache while rows of a
+/// pass over them. bf16 has one block: its c cannot hold a partial sum.
 template <class T>
-constexpr std::int64_t kDepth = std::is_same_v<T, bf16> ? std::int64_t{1} << 62 : 512;
+constexpr std::int64_t kDepth = std::is_same_v<T, bf16> ? std::int64_t{1} << 62 : 384;
+
+/// Slots of thread_buffer that products use: packed b, the current rows of a, the list of rows that take part.
+constexpr int kPackedSlot = 7, kTileSlot = 6, kListSlot = 5;
 
 /// How a finished sum reaches c: c = [c +] alpha * sum [+ bias].
 template <class T>
@@ -131,13 +135,12 @@ struct Left {
 };
 
 /// Rows [0, m), columns [first, last) of c = a b, on this thread; b packed, first a multiple of kPanel. Row i of c
-/// is row rows[i] if a has a list of rows. Uses thread_buffer slot 2.
+/// is row rows[i] if a has a list of rows.
 template <class T>
 void gemm(std::int64_t m, std::int64_t n, std::int64_t k, const Left<T>& a, const acc_t<T>* packed, std::int64_t first,
           std::int64_t last, T* c, std::int64_t ldc, const Finish<T>& finish);
 
 /// c = a b for b as it lies (rows contiguous), meant for few rows: nothing is packed but what has no vector load.
-/// Uses thread_buffer slot 2.
 template <class T>
 void gemm_direct(std::int64_t m, std::int64_t n, std::int64_t k, const T* a, std::int64_t a_row, std::int64_t a_column,
                  const T* b, std::int64_t ldb, T* c, std::int64_t ldc, const Finish<T>& finish);

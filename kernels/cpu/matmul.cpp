@@ -11,29 +11,35 @@ namespace {
 
 /// Up to this many rows, b is read where it lies: packing it would cost as much as it saves.
 constexpr std::int64_t kDirectRows = 2 * kTileRows;
+/// The same for a b that fits into half of the first-level cache.
+constexpr std::int64_t kDirectBytes = 1 << 14;
 /// Multiplications below which a product stays on one thread (about 20 us), and that a chunk should have at least.
 constexpr std::int64_t kParallelWork = 1'200'000;
 constexpr std::int64_t kChunkWork = 1'000'000;
-/// Packed at a time: rows of b (blocks of kDepth would do, several save forks) and elements.
-constexpr std::int64_t kPackedRows = 8192;
-constexpr std::int64_t kPackedElements = std::int64_t{1} << 22;
+/// b is packed once for all chunks up to this size; a larger one would not stay in the second-level cache meanwhile.
+constexpr std::int64_t kSharedBytes = 1 << 20;
 
 struct Chunks {
   std::int64_t rows, columns;  // extents of one chunk
 };
 
-/// Cuts [m, n] so that there is work for up to 16 threads, the longer side first, down to chunks of kChunkWork.
+/// Columns of b that are packed at a time on one thread.
+constexpr std::int64_t kInlinePanels = 16;
+
+/// Cuts [m, n] so that there is work for up to 16 threads, in chunks of at least kChunkWork. A chunk keeps many rows,
+/// which share the packing of b, and several panels, which share the packing of rows of a.
 template <class A>
 Chunks choose_chunks(std::int64_t m, std::int64_t n, std::int64_t k) {
-  // At most this many columns: a block of packed b then stays in the second-level cache while rows pass over it.
-  Chunks c{m, std::min<std::int64_t>(n, 16 * kPanel<A>)};
-  const auto halve = [](std::int64_t extent, std::int64_t unit) { return ((extent + 1) / 2 + unit - 1) / unit * unit; };
+  Chunks c{m, std::min<std::int64_t>(n, 8 * kPanel<A>)};
+  const auto half = [](std::int64_t extent, std::int64_t unit) { return (extent / unit + 2) / 2 * unit; };
   const auto count = [&] { return ((m + c.rows - 1) / c.rows) * ((n + c.columns - 1) / c.columns); };
-  while (count() < 32 && c.rows * c.columns * k >= 2 * kChunkWork) {
-    if (c.rows >= c.columns && c.rows > kTileRows) {
-      c.rows = halve(c.rows, kTileRows);
-    } else if (c.columns > kPanel<A>) {
-      c.columns = halve(c.columns, kPanel<A>);
+  while (count() < 16 && c.rows * c.columns * k >= 2 * kChunkWork) {
+    if (c.rows > 16 * kTileRows) {
+      c.rows = half(c.rows, kTileRows);
+    } else if (c.columns > 2 * kPanel<A>) {
+      c.columns = half(c.columns, kPanel<A>);
+    } else if (count() < 4 && c.rows > 2 * kTileRows) {
+      c.rows = half(c.rows, kTileRows);
     } else {
       break;
     }
@@ -51,52 +57,74 @@ struct Right {
 /// c = a b through packed panels of b; m and k count what the lists of `a` pick.
 template <class T>
 void packed_product(const At& at, std::int64_t m, std::int64_t n, std::int64_t k, const Left<T>& a, const Right<T>& b,
-                    T* c, std::int64_t ldc, const Finish<T>& finish, acc_t<T>* packed, std::int64_t k_step,
-                    std::int64_t n_step, bool inline_only) {
+                    T* c, std::int64_t ldc, const Finish<T>& finish, bool inline_only) {
   using A = acc_t<T>;
-  for (std::int64_t p = 0; p < k || p == 0; p += k_step) {
-    const std::int64_t depth = std::min(k_step, k - p);
-    Left<T> left = a;
-    if (a.depth != nullptr) {
-      left.depth = a.depth + p;
+  inline_only = inline_only || at.pool->threads() == 1 || m * n * k < kParallelWork;
+  // One thread takes larger chunks. That changes no result: an element's sum is the same in whatever chunk it lies.
+  const Chunks chunk = inline_only ? Chunks{m, kInlinePanels * kPanel<A>} : choose_chunks<A>(m, n, k);
+  const std::int64_t across = (n + chunk.columns - 1) / chunk.columns;
+  const std::int64_t down = (m + chunk.rows - 1) / chunk.rows;
+  const auto rows_of = [&](std::int64_t i) {
+    Left<T> part = a;
+    if (a.rows != nullptr) {
+      part.rows = a.rows + i * chunk.rows;
     } else {
-      left.data += p * a.column;
+      part.data += i * chunk.rows * a.row;
     }
-    const T* rows_of_b = b.pick != nullptr ? b.data : b.data + p * b.row;
-    const std::int32_t* pick = b.pick != nullptr ? b.pick + p : nullptr;
-    Finish<T> here = finish;
-    if (p > 0) here.accumulate = true;
-    for (std::int64_t j = 0; j < n; j += n_step) {
-      const std::int64_t columns = std::min(n_step, n - j);
-      here.bias = p == 0 && finish.bias != nullptr ? finish.bias + j : nullptr;
-      const auto pack_columns = [&](std::int64_t first, std::int64_t last) {
-        pack(depth, columns, rows_of_b + j * b.column, b.row, b.column, pick, first, last, packed);
-      };
-      const Chunks chunk = choose_chunks<A>(m, columns, depth);
-      const std::int64_t across = (columns + chunk.columns - 1) / chunk.columns;
-      const std::int64_t down = (m + chunk.rows - 1) / chunk.rows;
-      const auto multiply = [&](std::int64_t i) {
-        const std::int64_t row = i / across * chunk.rows, first = i % across * chunk.columns;
-        Left<T> part = left;
-        if (a.rows != nullptr) {
-          part.rows = a.rows + row;
-        } else {
-          part.data += row * a.row;
-        }
-        gemm(std::min(chunk.rows, m - row), columns, depth, part, packed, first,
-             std::min(first + chunk.columns, columns), a.rows != nullptr ? c + j : c + row * ldc + j, ldc, here);
-      };
-      if (inline_only || m * columns * depth < kParallelWork) {
-        pack_columns(0, columns);
-        for (std::int64_t i = 0; i < across * down; ++i) multiply(i);
+    return part;
+  };
+  const auto rows_in = [&](std::int64_t i) { return std::min(chunk.rows, m - i * chunk.rows); };
+  T* const first_c = c;
+  const auto c_of = [&](std::int64_t i) { return a.rows != nullptr ? first_c : first_c + i * chunk.rows * ldc; };
+  const std::size_t bytes = static_cast<std::size_t>(packed_elements<T>(k, n)) * sizeof(A);
+  if (down > 1 && bytes <= kSharedBytes) {
+    A* packed = static_cast<A*>(thread_buffer(kPackedSlot, bytes));
+    const std::int64_t panels = (n + kPanel<A> - 1) / kPanel<A>;
+    const auto pack_some = [&](std::int64_t begin, std::int64_t end) {
+      pack(k, n, b.data, b.row, b.column, b.pick, begin * kPanel<A>, std::min(end * kPanel<A>, n), packed);
+    };
+    const auto multiply = [&](std::int64_t i) {
+      const std::int64_t first = i % across * chunk.columns;
+      gemm(rows_in(i / across), n, k, rows_of(i / across), packed, first, std::min(first + chunk.columns, n),
+           c_of(i / across), ldc, finish);
+    };
+    if (inline_only) {
+      pack_some(0, panels);
+      for (std::int64_t i = 0; i < across * down; ++i) multiply(i);
+    } else {
+      parallel_for(at, panels, 2, k * kPanel<A> / 4, pack_some);
+      at.pool->run(across * down, multiply);
+    }
+    return;
+  }
+  const auto pack_and_multiply = [&](std::int64_t i) {
+    const std::int64_t first = i % across * chunk.columns;
+    const std::int64_t columns = std::min(chunk.columns, n - first);
+    const std::int64_t deepest = std::min(k, kDepth<T>);
+    A* packed = static_cast<A*>(
+        thread_buffer(kPackedSlot, static_cast<std::size_t>(packed_elements<T>(deepest, columns)) * sizeof(A)));
+    Left<T> left = rows_of(i / across);
+    Finish<T> block = finish;
+    if (block.bias != nullptr) block.bias += first;
+    for (std::int64_t begin = 0; begin < k || begin == 0; begin += kDepth<T>) {
+      const std::int64_t depth = std::min(kDepth<T>, k - begin);
+      const bool listed = b.pick != nullptr;
+      pack(depth, columns, b.data + first * b.column + (listed ? 0 : begin * b.row), b.row, b.column,
+           listed ? b.pick + begin : nullptr, 0, columns, packed);
+      gemm(rows_in(i / across), columns, depth, left, packed, 0, columns, c_of(i / across) + first, ldc, block);
+      if (left.depth != nullptr) {
+        left.depth += depth;
       } else {
-        const std::int64_t panels = (columns + kPanel<A> - 1) / kPanel<A>;
-        parallel_for(at, panels, 2, depth * kPanel<A> / 4, [&](std::int64_t begin, std::int64_t end) {
-          pack_columns(begin * kPanel<A>, std::min(end * kPanel<A>, columns));
-        });
-        at.pool->run(across * down, multiply);
+        left.data += depth * left.column;
       }
+      block.bias = nullptr;
+      block.accumulate = true;
     }
+  };
+  if (inline_only) {
+    for (std::int64_t i = 0; i < across * down; ++i) pack_and_multiply(i);
+  } else {
+    at.pool->run(across * down, pack_and_multiply);
   }
 }
 
@@ -125,7 +153,8 @@ void product(const At& at, const Matmul& call, const T* a, const T* b, T* c, boo
   const std::int64_t a_row = call.transpose_a ? 1 : call.lda, a_column = call.transpose_a ? call.lda : 1;
   const Finish<T> finish{static_cast<A>(call.alpha), static_cast<const T*>(call.bias), call.accumulate};
   const bool ragged = call.row_lengths != nullptr;
-  if (!call.transpose_b && !ragged && m <= kDirectRows) {
+  if (!call.transpose_b && !ragged &&
+      (m <= kDirectRows || k * n * static_cast<std::int64_t>(sizeof(T)) <= kDirectBytes)) {
     if (inline_only || m * n * k < kParallelWork) {
       gemm_direct(m, n, k, a, a_row, a_column, b, call.ldb, c, call.ldc, finish);
       return;
@@ -138,17 +167,13 @@ void product(const At& at, const Matmul& call, const T* a, const T* b, T* c, boo
     });
     return;
   }
-  const std::int64_t k_step = std::max<std::int64_t>(std::is_same_v<T, A> ? std::min(k, kPackedRows) : k, 1);
-  const std::int64_t n_step =
-      std::min(round_to_lanes<A>(n), std::max<std::int64_t>(kPackedElements / k_step / kPanel<A>, 1) * kPanel<A>);
-  const std::size_t packed_bytes = static_cast<std::size_t>(k_step * n_step) * sizeof(A);
-  const std::int64_t listed = ragged ? (call.transpose_a ? k : m) : 0;
-  A* packed = static_cast<A*>(thread_buffer(3, packed_bytes + static_cast<std::size_t>(listed) * 4));
   Left<T> left{a, a_row, a_column};
   Right<T> right{b, call.transpose_b ? 1 : call.ldb, call.transpose_b ? call.ldb : 1, nullptr};
   std::int64_t rows = m, depth = k;
   if (ragged) {
-    auto* list = reinterpret_cast<std::int32_t*>(reinterpret_cast<std::byte*>(packed) + packed_bytes);
+    const std::int64_t listed = call.transpose_a ? k : m;
+    auto* list =
+        static_cast<std::int32_t*>(thread_buffer(kListSlot, static_cast<std::size_t>(listed) * sizeof(std::int32_t)));
     const std::int64_t count = list_rows(call, listed, list);
     if (call.transpose_a) {
       left.depth = right.pick = list;
@@ -159,23 +184,24 @@ void product(const At& at, const Matmul& call, const T* a, const T* b, T* c, boo
       if (!call.accumulate) clear_other_rows(call, c);
     }
   }
-  if (rows > 0)
-    packed_product(at, rows, n, depth, left, right, c, call.ldc, finish, packed, k_step, n_step, inline_only);
+  if (rows > 0) packed_product(at, rows, n, depth, left, right, c, call.ldc, finish, inline_only);
 }
 
 template <class T>
-void all_products(const At& at, Matmul call) {
+void all_products(const At& at, const Matmul& call) {
   if (call.m == 0 || call.n == 0 || call.batches == 0) return;
-  if (call.batches > 1 && call.b_batch == 0 && !call.transpose_a && call.a_batch == call.m * call.lda &&
-      call.c_batch == call.m * call.ldc) {
-    call.m *= call.batches;  // one b for all, and the rows follow each other
-    call.batches = 1;
-  }
   const T* a = static_cast<const T*>(call.a);
   const T* b = static_cast<const T*>(call.b);
   T* c = static_cast<T*>(call.c);
   if (call.batches == 1) {
     product(at, call, a, b, c, false);
+    return;
+  }
+  if (call.b_batch == 0 && !call.transpose_a && call.a_batch == call.m * call.lda &&
+      call.c_batch == call.m * call.ldc) {
+    Matmul one = call;  // one b for all, and the rows follow each other
+    one.m *= call.batches;
+    product(at, one, a, b, c, false);
     return;
   }
   const std::int64_t work = call.m * call.n * call.k;

@@ -119,7 +119,7 @@ void* thread_buffer(int slot, std::size_t bytes) {
     std::size_t size = 0;
     ~Buffer() { ::operator delete (data, std::align_val_t{64}); }
   };
-  static thread_local Buffer buffers[4];
+  static thread_local Buffer buffers[8];
   Buffer& b = buffers[slot];
   if (b.size < bytes) {
     ::operator delete (b.data, std::align_val_t{64});

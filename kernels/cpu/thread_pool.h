@@ -63,7 +63,7 @@ void parallel_for(const At& at, std::int64_t n, std::int64_t grain, std::int64_t
 }
 
 /// Temporary memory of this thread, at least `bytes`, 64-byte aligned; valid until the next call with the same slot.
-/// Slots 0..3 keep nested users (a kernel, and the product it calls) apart.
+/// Slots keep nested users apart: 0..4 are a kernel's own, 5..7 belong to the products it may call (gemm_tile.h).
 void* thread_buffer(int slot, std::size_t bytes);
 
 }  // namespace adjoint::cpu
