@@ -65,7 +65,7 @@ void run(const At& at, const GlobalNorm& call) {
       std::int64_t i = begin;
       for (; i + 2 * kLanes<double> <= end; i += 2 * kLanes<double>) {
         for (int half = 0; half < 2; ++half) {
-          Vec<double> v;
+          Vec<double> v{};
           for (int k = 0; k < kLanes<double>; ++k)
             v[k] = static_cast<double>(static_cast<A>(g[i + half * kLanes<double> + k]));
           sum[half] += v * v;
