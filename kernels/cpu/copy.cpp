@@ -1,4 +1,3 @@
-<<<<<<< HEAD
 // Strided copies with conversion, and fill.
 
 #include "kernels/copy.h"
@@ -10,20 +9,12 @@
 #include <type_traits>
 
 #include "kernels/cpu/simd.h"
-=======
-#include "kernels/copy.h"
-
-#include <algorithm>
-#include <cstring>
-
->>>>>>> ec7094d (Add copies, softmax, dropout and random numbers on the CPU)
 #include "kernels/cpu/strided.h"
 #include "kernels/cpu/thread_pool.h"
 
 namespace adjoint::cpu {
 namespace {
 
-<<<<<<< HEAD
 // ---- Conversion of one element ----
 
 /// f64 to f32 rounded to odd: a following rounding to bf16 then gives what one rounding from f64 would.
@@ -52,22 +43,11 @@ inline To convert(From value) {
     constexpr double kLowest = std::numeric_limits<To>::min(), kHighest = std::numeric_limits<To>::max();
     const double v = value;
     return static_cast<To>(v > kLowest ? (v < kHighest ? v : kHighest) : (v == v ? kLowest : 0.0));
-=======
-template <class To, class From>
-To converted(From value) {
-  if constexpr (std::is_same_v<To, From>) {
-    return value;
-  } else if constexpr (std::is_same_v<To, bf16>) {
-    return bf16(static_cast<float>(value));
-  } else if constexpr (std::is_same_v<From, bf16>) {
-    return static_cast<To>(static_cast<float>(value));
->>>>>>> ec7094d (Add copies, softmax, dropout and random numbers on the CPU)
   } else {
     return static_cast<To>(value);
   }
 }
 
-<<<<<<< HEAD
 // ---- Loops over contiguous elements; tables indexed by dtype ----
 
 using Loop = void (*)(const void* from, void* to, std::int64_t n);
@@ -267,104 +247,12 @@ void run(const At& at, const Copy& call) {
       move(f, out_buffer.bytes, n);
       out.write(n, out_buffer.bytes);
     }
-=======
-template <class To, class From>
-void convert(const From* from, To* to, std::int64_t n, bool accumulate) {
-  if (accumulate) {
-    if constexpr (std::is_same_v<To, float> || std::is_same_v<To, double> || std::is_same_v<To, bf16>) {
-      using A = acc_t<To>;
-      for (std::int64_t i = 0; i < n; ++i)
-        to[i] = converted<To>(static_cast<A>(to[i]) + static_cast<A>(converted<To>(from[i])));
-    }
-  } else if constexpr (std::is_same_v<To, From>) {
-    if (n > 0) std::memcpy(to, from, static_cast<std::size_t>(n) * sizeof(To));
-  } else {
-    for (std::int64_t i = 0; i < n; ++i) to[i] = converted<To>(from[i]);
-  }
-}
-
-bool flat(const View& v) { return v.rank == 0 || (v.rank == 1 && (v.stride[0] == 1 || v.shape[0] == 1)); }
-
-/// Elements [begin, end) in row-major order, tile by tile through contiguous buffers.
-template <class To, class From>
-void copy_strided(View from, View to, std::int64_t begin, std::int64_t end, bool accumulate) {
-  Walk source(from), target(to);
-  source.seek(begin);
-  target.seek(begin);
-  TileBuffer in, out;
-  for (std::int64_t i = begin; i < end;) {
-    const std::int64_t n = std::min(source.tile(kTile), target.tile(std::min(kTile, end - i)));
-    const From* x = static_cast<const From*>(source.read(n, in.bytes));
-    if (auto* y = static_cast<To*>(target.in_place(n))) {
-      convert(x, y, n, accumulate);
-    } else {
-      if (accumulate) {
-        Walk before = target;
-        before.read(n, out.bytes);
-      }
-      convert(x, out.as<To>(), n, accumulate);
-      target.write(n, out.bytes);
-    }
-    i += n;
-  }
-}
-
-template <class To, class From>
-void copy(const At& at, const Copy& call) {
-  const std::int64_t n = call.to.count();
-  if (flat(call.from) && flat(call.to)) {
-    const From* from = static_cast<const From*>(call.from.data);
-    To* to = static_cast<To*>(call.to.data);
-    parallel_for(at, n, kGrain, 1, [&](std::int64_t begin, std::int64_t end) {
-      convert(from + begin, to + begin, end - begin, call.accumulate);
-    });
-    return;
-  }
-  View from = call.from, to = call.to;
-  order_by(to, from);  // written as it lies in memory
-  parallel_for(at, n, kGrain, 2, [&](std::int64_t begin, std::int64_t end) {
-    copy_strided<To, From>(from, to, begin, end, call.accumulate);
-  });
-}
-
-}  // namespace
-
-void run(const At& at, const Copy& call) {
-  if (call.to.count() == 0) return;
-  visit_any(call.from.dtype, [&](auto from) {
-    visit_any(call.to.dtype,
-              [&](auto to) { copy<typename decltype(to)::type, typename decltype(from)::type>(at, call); });
->>>>>>> ec7094d (Add copies, softmax, dropout and random numbers on the CPU)
   });
 }
 
 void run(const At& at, const Fill& call) {
-<<<<<<< HEAD
   visit_any(call.to.dtype,
             [&](auto type) { fill_words(at, call.to, bits_of(convert<typename decltype(type)::type>(call.value))); });
-=======
-  const std::int64_t n = call.to.count();
-  if (n == 0) return;
-  visit_any(call.to.dtype, [&](auto type) {
-    using T = typename decltype(type)::type;
-    const T value = converted<T>(call.value);
-    if (flat(call.to)) {
-      T* to = static_cast<T*>(call.to.data);
-      parallel_for(at, n, kGrain, 1,
-                   [&](std::int64_t begin, std::int64_t end) { std::fill(to + begin, to + end, value); });
-      return;
-    }
-    View to = call.to;
-    order_by(to);
-    parallel_for(at, n, kGrain, 2, [&](std::int64_t begin, std::int64_t end) {
-      Walk target(to);
-      target.seek(begin);
-      TileBuffer tile;
-      std::fill(tile.as<T>(), tile.as<T>() + std::min(kTile, end - begin), value);
-      for (std::int64_t i = begin; i < end; i += kTile) target.write(std::min(kTile, end - i), tile.bytes);
-    });
-  });
->>>>>>> ec7094d (Add copies, softmax, dropout and random numbers on the CPU)
 }
 
 }  // namespace adjoint::cpu
