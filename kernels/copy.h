@@ -8,8 +8,9 @@ namespace adjoint {
 
 /// to[i] = convert(from[i]), or to[i] += convert(from[i]).
 /// from, to: same shape, any strides and dtypes (from may have stride 0; to may not); no overlap.
-/// Conversion to a float dtype rounds once, to nearest even; f32/f64 to i32/u8 truncates toward zero.
-/// `accumulate` needs a float `to`; the sum is formed in acc_t and rounded once.
+/// Conversion to a float dtype rounds once, to nearest even. Float to i32 or u8 truncates toward zero; beyond the range
+/// it gives the nearest end, for NaN 0. i32 to u8 keeps the low 8 bits.
+/// `accumulate` needs a float `to`; `from` is converted to to's acc_t, the sum is formed there and rounded once.
 struct Copy {
   View from;
   View to;

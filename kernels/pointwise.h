@@ -18,6 +18,7 @@ struct UnaryForward {
 
 /// dx (+)= dy * f'(x). All of one shape and dtype; dy, y, dx dense row-major; x any strides.
 /// dx may be the same memory as dy when it is assigned.
+/// Of x and y, the one that f' does not read may be any readable memory of that extent.
 struct UnaryBackward {
   UnaryKind kind;
   View x;
@@ -37,6 +38,7 @@ struct BinaryForward {
 /// Gradient of one operand: d (+)= sum over the dimensions in which that operand was repeated of dy * ∂f/∂operand.
 /// a, b: broadcast to the result's shape as in forward; dy dense, of the result's shape.
 /// d: a view of the result's shape whose stride is 0 exactly where the operand was repeated, dense otherwise.
+/// Of a and b, the one that the derivative does not read may be any readable memory of that extent.
 /// Sums are formed in acc_t, in an order that depends on the shape alone.
 struct BinaryBackward {
   BinaryKind kind;

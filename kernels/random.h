@@ -8,7 +8,8 @@ namespace adjoint {
 
 enum class RandomKind : std::uint8_t { uniform, normal };
 
-/// y[i] = a + (b - a) u, u in [0,1) from word i (uniform), or a + b z (normal: Box-Muller on words 2j, 2j+1).
+/// y[i] = a + (b - a) u, u = philox_uniform(word i) (uniform), or a + b z (normal: Box-Muller on pairs of elements,
+/// u and v from words 2j and 2j+1: z[2j] = r cos(2 pi v), z[2j+1] = r sin(2 pi v), r = sqrt(-2 ln(1 - u))).
 /// y dense [n], float dtype; computed in f64 for f64 and f32 otherwise.
 struct RandomFill {
   RandomKind kind;
@@ -27,7 +28,8 @@ struct RandomAdvance {
   std::uint64_t blocks;
 };
 
-/// y[i] (+)= x[i] / (1 - p) if philox_uniform(word i) >= p, else 0. Its own gradient: forward on x, backward on dy.
+/// y[i] (+)= x[i] * (1 / (1 - p)) if philox_uniform(word i) >= p (compared exactly, not with p rounded), else 0. Its
+/// own gradient: forward on x, backward on dy.
 struct Dropout {
   DType dtype;
   std::int64_t n;

@@ -20,7 +20,8 @@ struct Reduce {
   bool accumulate = false;
 };
 
-/// dx (+)= dy at the first position (in row-major order of the reduced dimensions) where x equals y; else 0.
+/// dx (+)= dy at the first position (in row-major order of the reduced dimensions) where x equals y, or both are NaN;
+/// else 0. y: the maximum as Reduce gave it, with factor 1.
 /// x any strides; y, dy views of x's shape with stride 0 on reduced dimensions; dx dense, x's shape.
 struct MaxBackward {
   View x;
