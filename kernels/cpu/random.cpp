@@ -1,4 +1,3 @@
-<<<<<<< HEAD
 // Draws from Philox streams, and dropout. Element i takes word i of its stream whatever the chunking.
 
 #include "kernels/random.h"
@@ -9,20 +8,11 @@
 #include "kernels/base/philox.h"
 #include "kernels/cpu/simd_math.h"
 #include "kernels/cpu/strided.h"
-=======
-#include "kernels/random.h"
-
-#include <cmath>
-#include <numbers>
-
-#include "kernels/base/philox.h"
->>>>>>> ec7094d (Add copies, softmax, dropout and random numbers on the CPU)
 #include "kernels/cpu/thread_pool.h"
 
 namespace adjoint::cpu {
 namespace {
 
-<<<<<<< HEAD
 constexpr int kBlocks = 16;  // Philox blocks computed side by side
 constexpr int kWords = 4 * kBlocks;
 
@@ -128,90 +118,23 @@ void dropout(const At& at, const Dropout& call) {
       return word >= threshold ? get(x + i) * scale : Vec<A>{};
     });
   });
-=======
-constexpr std::int64_t kGrain = 4096;  // a multiple of the four words of a block
-constexpr std::int64_t kWorkPerElement = 16;
-
-/// Calls f(i, word) for the elements [begin, end) of a draw; begin is a multiple of 4.
-template <class F>
-void words(const PhiloxState& state, std::int64_t begin, std::int64_t end, F&& f) {
-  for (std::int64_t i = begin; i < end; i += 4) {
-    const PhiloxBlock block = philox(state.key, state.counter + static_cast<std::uint64_t>(i) / 4);
-    for (std::int64_t j = i; j < end && j < i + 4; ++j) f(j, block.word[j - i]);
-  }
-}
-
-/// In (0, 1]: the logarithm of it is finite.
-template <class A>
-A open_uniform(std::uint32_t word) {
-  return (static_cast<A>(word >> 8) + A(1)) * A(1.0 / 16777216.0);
-}
-
-template <class T>
-void fill(const RandomFill& call, std::int64_t begin, std::int64_t end) {
-  using A = acc_t<T>;
-  T* y = static_cast<T*>(call.y);
-  const A a = static_cast<A>(call.a), b = static_cast<A>(call.b);
-  if (call.kind == RandomKind::uniform) {
-    words(*call.state, begin, end, [&](std::int64_t i, std::uint32_t word) {
-      y[i] = static_cast<T>(a + (b - a) * static_cast<A>(philox_uniform(word)));
-    });
-    return;
-  }
-  for (std::int64_t i = begin; i < end; i += 4) {
-    const PhiloxBlock block = philox(call.state->key, call.state->counter + static_cast<std::uint64_t>(i) / 4);
-    for (int pair = 0; pair < 2; ++pair) {
-      const A radius = std::sqrt(A(-2) * std::log(open_uniform<A>(block.word[2 * pair])));
-      const A angle = A(2) * std::numbers::pi_v<A> * static_cast<A>(philox_uniform(block.word[2 * pair + 1]));
-      const std::int64_t j = i + 2 * pair;
-      if (j < end) y[j] = static_cast<T>(a + b * (radius * std::cos(angle)));
-      if (j + 1 < end) y[j + 1] = static_cast<T>(a + b * (radius * std::sin(angle)));
-    }
-  }
->>>>>>> ec7094d (Add copies, softmax, dropout and random numbers on the CPU)
 }
 
 }  // namespace
 
 void run(const At& at, const RandomFill& call) {
-<<<<<<< HEAD
   visit_float(call.dtype, [&](auto type) { fill<typename decltype(type)::type>(at, call); });
 }
 
 void run(const At&, const RandomAdvance& call) {
   if (call.saved) *call.saved = *call.state;
-=======
-  visit_float(call.dtype, [&](auto type) {
-    using T = typename decltype(type)::type;
-    parallel_for(at, call.n, kGrain, kWorkPerElement,
-                 [&](std::int64_t begin, std::int64_t end) { fill<T>(call, begin, end); });
-  });
-}
-
-void run(const At&, const RandomAdvance& call) {
-  if (call.saved != nullptr) *call.saved = *call.state;
->>>>>>> ec7094d (Add copies, softmax, dropout and random numbers on the CPU)
   call.state->counter += call.blocks;
 }
 
 void run(const At& at, const Dropout& call) {
   visit_float(call.dtype, [&](auto type) {
-<<<<<<< HEAD
     using S = typename decltype(type)::type;
     call.accumulate ? dropout<S, true>(at, call) : dropout<S, false>(at, call);
-=======
-    using T = typename decltype(type)::type;
-    using A = acc_t<T>;
-    const T* x = static_cast<const T*>(call.x);
-    T* y = static_cast<T*>(call.y);
-    const A factor = static_cast<A>(1.0 / (1.0 - call.p));
-    parallel_for(at, call.n, kGrain, kWorkPerElement, [&](std::int64_t begin, std::int64_t end) {
-      words(*call.state, begin, end, [&](std::int64_t i, std::uint32_t word) {
-        const A v = philox_uniform(word) >= call.p ? static_cast<A>(x[i]) * factor : A(0);
-        y[i] = static_cast<T>(call.accumulate ? static_cast<A>(y[i]) + v : v);
-      });
-    });
->>>>>>> ec7094d (Add copies, softmax, dropout and random numbers on the CPU)
   });
 }
 

@@ -1,4 +1,3 @@
-<<<<<<< HEAD
 // Softmax and log-softmax over rows that lie one after another.
 
 #include "kernels/softmax.h"
@@ -6,12 +5,6 @@
 #include <algorithm>
 #include <limits>
 #include <type_traits>
-=======
-#include "kernels/softmax.h"
-
-#include <cmath>
-#include <limits>
->>>>>>> ec7094d (Add copies, softmax, dropout and random numbers on the CPU)
 
 #include "kernels/cpu/simd_math.h"
 #include "kernels/cpu/thread_pool.h"
@@ -19,7 +12,6 @@
 namespace adjoint::cpu {
 namespace {
 
-<<<<<<< HEAD
 constexpr std::int64_t kElements = 8192;  // of a chunk
 
 template <class F>
@@ -88,70 +80,10 @@ void softmax_row(const S* x, S* y, std::int64_t width) {
       } else {
         return exp(get(x + i) - shift) * scale;
       }
-=======
-/// Calls f(position, count) for whole registers and then for the rest of a row.
-template <class A, class F>
-inline void registers(std::int64_t width, F&& f) {
-  std::int64_t i = 0;
-  for (; i + kLanes<A> <= width; i += kLanes<A>) f(i, kLanes<A>);
-  if (i < width) f(i, static_cast<int>(width - i));
-}
-
-template <class T>
-Vec<acc_t<T>> load_some(const T* p, int n) {
-  return n == kLanes<acc_t<T>> ? load(p) : load_first(p, n);
-}
-template <class T>
-void put_some(T* p, Vec<acc_t<T>> v, int n, bool accumulate) {
-  if (n == kLanes<acc_t<T>>) {
-    put(p, v, accumulate);
-  } else {
-    put_first(p, v, n, accumulate);
-  }
-}
-template <class A>
-Vec<A> only_first(Vec<A> v, int n) {
-  return n == kLanes<A> ? v : (first_lanes<A>(n) ? v : Vec<A>{});
-}
-
-template <class T>
-void forward_row(const SoftmaxForward& call, std::int64_t row) {
-  using A = acc_t<T>;
-  const T* x = static_cast<const T*>(call.x) + row * call.width;
-  T* y = static_cast<T*>(call.y) + row * call.width;
-  const Vec<A> nothing = broadcast(-std::numeric_limits<A>::infinity());
-  Vec<A> best = nothing;
-  registers<A>(call.width, [&](std::int64_t i, int n) {
-    const Vec<A> v = n == kLanes<A> ? load(x + i) : (first_lanes<A>(n) ? load_first(x + i, n) : nothing);
-    best = (v > best) | (v != v) ? v : best;  // a NaN stays: comparisons with it are false
-  });
-  const A highest = max_lanes<A>(best);
-  if (highest == nothing[0]) {  // a row of only -inf: exp(-inf + inf) is not a number
-    for (std::int64_t i = 0; i < call.width; ++i) y[i] = static_cast<T>(call.log ? highest : A(0));
-    return;
-  }
-  Vec<A> total{};
-  registers<A>(call.width, [&](std::int64_t i, int n) {
-    const Vec<A> e = exp(load_some(x + i, n) - highest);
-    total += only_first<A>(e, n);
-    // A narrower storage type would round twice; those rows are computed again below.
-    if (!call.log && sizeof(T) == sizeof(A)) put_some(y + i, e, n, false);
-  });
-  const A sum = sum_lanes<A>(total);
-  if (call.log) {
-    const A shift = highest + std::log(sum);
-    registers<A>(call.width, [&](std::int64_t i, int n) { put_some(y + i, load_some(x + i, n) - shift, n, false); });
-  } else {
-    const Vec<A> inverse = broadcast(A(1) / sum);
-    registers<A>(call.width, [&](std::int64_t i, int n) {
-      const Vec<A> e = sizeof(T) == sizeof(A) ? load_some(y + i, n) : exp(load_some(x + i, n) - highest);
-      put_some(y + i, e * inverse, n, false);
->>>>>>> ec7094d (Add copies, softmax, dropout and random numbers on the CPU)
     });
   }
 }
 
-<<<<<<< HEAD
 template <class S, bool log_form, bool accumulate>
 void softmax_backward_row(const S* y, const S* dy, S* dx, std::int64_t width) {
   using A = acc_t<S>;
@@ -169,50 +101,19 @@ void softmax_backward_row(const S* y, const S* dy, S* dx, std::int64_t width) {
   });
 }
 
-=======
-template <class T>
-void backward_row(const SoftmaxBackward& call, std::int64_t row) {
-  using A = acc_t<T>;
-  const std::int64_t begin = row * call.width;
-  const T* y = static_cast<const T*>(call.y) + begin;
-  const T* dy = static_cast<const T*>(call.dy) + begin;
-  T* dx = static_cast<T*>(call.dx.data) + begin;
-  Vec<A> total{};
-  registers<A>(call.width, [&](std::int64_t i, int n) {
-    const Vec<A> g = load_some(dy + i, n);
-    total += call.log ? g : g * load_some(y + i, n);
-  });
-  const A sum = sum_lanes<A>(total);
-  registers<A>(call.width, [&](std::int64_t i, int n) {
-    const Vec<A> g = load_some(dy + i, n), p = load_some(y + i, n);
-    put_some(dx + i, call.log ? g - exp(p) * sum : p * (g - sum), n, call.dx.accumulate);
-  });
-}
-
-/// Rows to a chunk: about 16 thousand elements, whatever the number of threads.
-std::int64_t grain(std::int64_t width) { return width >= 16384 ? 1 : 16384 / (width < 1 ? 1 : width); }
-
->>>>>>> ec7094d (Add copies, softmax, dropout and random numbers on the CPU)
 }  // namespace
 
 void run(const At& at, const SoftmaxForward& call) {
   visit_float(call.dtype, [&](auto type) {
-<<<<<<< HEAD
     using S = typename decltype(type)::type;
     const auto row = call.log ? softmax_row<S, true> : softmax_row<S, false>;
     for_rows(at, call.rows, call.width, [&](std::int64_t first) {
       row(static_cast<const S*>(call.x) + first, static_cast<S*>(call.y) + first, call.width);
-=======
-    using T = typename decltype(type)::type;
-    parallel_for(at, call.rows, grain(call.width), call.width, [&](std::int64_t begin, std::int64_t end) {
-      for (std::int64_t r = begin; r < end; ++r) forward_row<T>(call, r);
->>>>>>> ec7094d (Add copies, softmax, dropout and random numbers on the CPU)
     });
   });
 }
 
 void run(const At& at, const SoftmaxBackward& call) {
-<<<<<<< HEAD
   if (!call.dx.data) return;
   visit_float(call.dtype, [&](auto type) {
     using S = typename decltype(type)::type;
@@ -223,13 +124,6 @@ void run(const At& at, const SoftmaxBackward& call) {
     for_rows(at, call.rows, call.width, [&](std::int64_t first) {
       row(static_cast<const S*>(call.y) + first, static_cast<const S*>(call.dy) + first,
           static_cast<S*>(call.dx.data) + first, call.width);
-=======
-  if (call.dx.data == nullptr) return;
-  visit_float(call.dtype, [&](auto type) {
-    using T = typename decltype(type)::type;
-    parallel_for(at, call.rows, grain(call.width), call.width, [&](std::int64_t begin, std::int64_t end) {
-      for (std::int64_t r = begin; r < end; ++r) backward_row<T>(call, r);
->>>>>>> ec7094d (Add copies, softmax, dropout and random numbers on the CPU)
     });
   });
 }
