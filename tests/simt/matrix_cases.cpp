@@ -87,8 +87,9 @@ void gemm_case() {
 }  // namespace
 
 std::vector<Case> matrix_cases() {
-#define ADJOINT_CASE(kernel, bug) \
-  { #kernel, #bug, Bug::bug, kernel##_case < Bug::bug> }
+// clang-format off
+#define ADJOINT_CASE(kernel, bug) {#kernel, #bug, Bug::bug, kernel##_case<Bug::bug>}
+  // clang-format on
   return {
       ADJOINT_CASE(attention, none),
       ADJOINT_CASE(attention, no_barrier_before_refill),

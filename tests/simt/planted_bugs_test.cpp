@@ -158,19 +158,5 @@ TEST(SelfTestKernels, Agree_with_their_references_under_every_schedule) {
   }
 }
 
-TEST(SelfTestKernels, Agree_when_threads_give_way_at_any_memory_access) {
-  if (!has_checker()) GTEST_SKIP() << "only the checker build can interrupt a thread between two loads";
-  for (const Case& c : all_cases()) {
-    if (c.bug != Bug::none) continue;
-    Under under({Order::random, 1, kNan});
-    options().preempt = 50;
-    try {
-      c.run();
-    } catch (const std::exception& e) {
-      ADD_FAILURE() << c.kernel << ": " << e.what();
-    }
-  }
-}
-
 }  // namespace
 }  // namespace adjoint::simt::self_test

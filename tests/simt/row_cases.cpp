@@ -127,8 +127,9 @@ void tree_sum_case() {
 }  // namespace
 
 std::vector<Case> row_cases() {
-#define ADJOINT_CASE(kernel, bug) \
-  { #kernel, #bug, Bug::bug, kernel##_case < Bug::bug> }
+// clang-format off
+#define ADJOINT_CASE(kernel, bug) {#kernel, #bug, Bug::bug, kernel##_case<Bug::bug>}
+  // clang-format on
   return {
       ADJOINT_CASE(layer_norm, none),
       ADJOINT_CASE(layer_norm, half_warp_mask),
