@@ -21,6 +21,9 @@ constexpr std::int64_t kGradientDepth = 256;
 constexpr std::int64_t kGradientRows = 128;
 /// Rows of dx of one task.
 constexpr std::int64_t kInputGradientRows = 48;
+/// Below this batch the input projection of all steps is one product before them: a step alone would read the weights
+/// for a tile that is nearly empty. From it on, doing both halves of a gate in one tile is faster.
+constexpr std::int64_t kProjectBelow = 4;
 
 template <class S>
 void copy_row(const S* from, acc_t<S>* to, std::int64_t n) {
@@ -71,6 +74,7 @@ class Forward {
     c_ = carver.take<A>(shape_.batch * padded<A>(hidden_));
     inputs_[0] = carver.take<A>(shape_.batch * z_row_);
     inputs_[1] = carver.take<A>(shape_.batch * z_row_);
+    if (projects()) projected_ = carver.take<A>(shape_.batch * shape_.time * groups_ * kPanelWidth<A>);
     bytes_ = carver.bytes();
   }
   std::size_t bytes() const { return bytes_; }
@@ -81,8 +85,9 @@ class Forward {
     parallel_for(at, groups_, 1, weights, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t g = begin; g < end; ++g) pack(g);
     });
+    if (projects()) project();
     const std::int64_t blocks = block_count(shape_.batch);
-    const std::int64_t work = shape_.time * weights * groups_ * kTileRows;
+    const std::int64_t work = shape_.time * weights * groups_ * kRowsOfTile;
     parallel_for(at, blocks, 1, work, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t b = begin; b < end; ++b) run(Block(shape_.batch, b));
     });
@@ -123,8 +128,8 @@ class Forward {
     for (std::int64_t s = 0; s < steps; ++s) {
       const std::int64_t n = block.active(rows_, s), row = rows_.first[s] + block.begin;
       A *now = inputs[s % 2], *next = inputs[(s + 1) % 2];
-      for (std::int64_t i = 0; i < n; ++i)
-        copy_row(static_cast<const S*>(call_.x) + rows_.x_at[row + i], now + i * z_row_, input_);
+      if (!projects())
+        for (std::int64_t i = 0; i < n; ++i) copy_row(x(row + i), now + i * z_row_, input_);
       for_tiles(n, [&](std::int64_t i, int rows) {
         step(row + i, rows, now + i * z_row_, next + i * z_row_, c + i * c_row);
       });
@@ -142,18 +147,19 @@ class Forward {
   }
 
   void step(std::int64_t row, int rows, const A* now, A* next, A* c) const {
-    alignas(64) A z[kTileRows * kPanelWidth<A>];
-    const Product<A> product{.a = now,
-                             .a_row = z_row_,
-                             .a_outer = 0,
-                             .a_inner = 1,
-                             .outer = 1,
-                             .inner = input_ + hidden_,
-                             .b = nullptr,
-                             .from = nullptr,
-                             .from_row = 0,
-                             .c = z,
-                             .c_row = kPanelWidth<A>};
+    alignas(64) A z[kRowsOfTile * kPanelWidth<A>];
+    const std::int64_t done = projects() ? input_ : 0;  // inputs that `from` holds already
+    Product<A> product{.a = now + done,
+                       .a_row = z_row_,
+                       .a_outer = 0,
+                       .a_inner = 1,
+                       .outer = 1,
+                       .inner = input_ + hidden_ - done,
+                       .b = panels_ + done * kPanelWidth<A>,
+                       .from = projects() ? projected(row) : bias_,
+                       .from_row = projects() ? projected(1) - projected(0) : 0,
+                       .c = z,
+                       .c_row = kPanelWidth<A>};
     const ForwardCell<S> cell{.hidden = hidden_,
                               .saved = call_.saved ? static_cast<A*>(call_.saved) + row * 6 * hidden_ : nullptr,
                               .z = z,
@@ -164,22 +170,47 @@ class Forward {
                               .y = static_cast<S*>(call_.y),
                               .y_at = rows_.y_at + row};
     for (std::int64_t g = 0; g < groups_; ++g) {
-      Product<A> gates = product;
-      gates.b = panel(g);
-      gates.from = bias_ + g * kPanelWidth<A>;
-      multiply(rows, kPanelRegisters, gates);
+      multiply(rows, kPanelRegisters, product);
       forward_cell(cell, g, rows);
+      product.b += (input_ + hidden_) * kPanelWidth<A>;
+      product.from += kPanelWidth<A>;
     }
+  }
+
+  bool projects() const { return shape_.batch < kProjectBelow; }
+  A* projected(std::int64_t row) const { return projected_ + row * groups_ * kPanelWidth<A>; }
+  const S* x(std::int64_t row) const { return static_cast<const S*>(call_.x) + rows_.x_at[row]; }
+
+  /// projected = bias + x W_ih' for all rows; the same chain of additions as in the tile that does both halves.
+  void project() const {
+    A* inputs = static_cast<A*>(thread_buffer(0, static_cast<std::size_t>(kRowsOfTile * input_) * sizeof(A)));
+    for_tiles(rows_.first[shape_.time], [&](std::int64_t row, int rows) {
+      for (int r = 0; r < rows; ++r) copy_row(x(row + r), inputs + r * input_, input_);
+      for (std::int64_t g = 0; g < groups_; ++g)
+        multiply(rows, kPanelRegisters,
+                 Product<A>{.a = inputs,
+                            .a_row = input_,
+                            .a_outer = 0,
+                            .a_inner = 1,
+                            .outer = 1,
+                            .inner = input_,
+                            .b = panel(g),
+                            .from = bias_ + g * kPanelWidth<A>,
+                            .from_row = 0,
+                            .c = projected(row) + g * kPanelWidth<A>,
+                            .c_row = groups_ * kPanelWidth<A>});
+    });
   }
 
   const LstmForward& call_;
   const LstmShape& shape_;
   std::int64_t input_, hidden_, groups_, z_row_;
   Rows rows_;
-  A* panels_;     // per group [I + H, 4 registers]
-  A* bias_;       // per group 4 registers
-  A* c_;          // [B, padded(H)]
-  A* inputs_[2];  // [B, I + padded(H)] of this step and of the next
+  A* panels_;               // per group [I + H, 4 registers]
+  A* bias_;                 // per group 4 registers
+  A* c_;                    // [B, padded(H)]
+  A* inputs_[2];            // [B, I + padded(H)] of this step and of the next
+  A* projected_ = nullptr;  // per row and group 4 registers
   std::size_t bytes_;
 };
 
@@ -308,7 +339,7 @@ class Backward {
     backward_cell(cell);
   }
 
-  /// c [rows, up to 4 registers] = the gate gradients of some rows times one panel of weights.
+  /// c [rows, columns of the panel] = the gate gradients of some rows times one panel of weights.
   void multiply_dz(std::int64_t row, int rows, const GateRowPanels<A>& weights, std::int64_t panel, A* c,
                    std::int64_t c_row) const {
     multiply(rows, weights.registers(panel),
@@ -326,17 +357,16 @@ class Backward {
   }
 
   void input_gradient(std::int64_t begin, std::int64_t end) const {
-    alignas(64) A c[kTileRows * kPanelWidth<A>];
+    alignas(64) A c[kRowsOfTile * kPanelWidth<A>];
     S* dx = static_cast<S*>(call_.dx.data);
     for_tiles(end - begin, [&](std::int64_t first, int rows) {
       for (std::int64_t p = 0; p < to_x_.count(); ++p) {
         multiply_dz(begin + first, rows, to_x_, p, c, kPanelWidth<A>);
+        const std::int64_t column = p * kPanelWidth<A>, width = std::min(kPanelWidth<A>, input_ - column);
         for (int r = 0; r < rows; ++r)
-          for (int k = 0; k < to_x_.registers(p); ++k) {
-            const std::int64_t column = p * kPanelWidth<A> + k * kWidth;
-            put_up_to(dx + rows_.x_at[begin + first + r] + column, load(c + r * kPanelWidth<A> + k * kWidth),
-                      input_ - column, call_.dx.accumulate);
-          }
+          for (std::int64_t k = 0; k < width; k += kWidth)
+            put_up_to(dx + rows_.x_at[begin + first + r] + column + k, load(c + r * kPanelWidth<A> + k), width - k,
+                      call_.dx.accumulate);
       }
     });
   }

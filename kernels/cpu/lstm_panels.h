@@ -26,37 +26,29 @@ template <class S>
 void pack_gate_columns(const S* w, std::int64_t hidden, std::int64_t width, std::int64_t group, acc_t<S>* panel) {
   using A = acc_t<S>;
   constexpr int kWidth = kLanes<A>;
-  const std::int64_t unit = group * kWidth, units = std::min<std::int64_t>(kWidth, hidden - unit);
+  const std::int64_t unit = group * kWidth;
   for (int q = 0; q < 4; ++q)
     for (std::int64_t k = 0; k < width; k += kWidth) {
-      Vec<A> square[kWidth];
-#pragma GCC unroll 16
-      for (int l = 0; l < kWidth; ++l)
-        square[l] = l < units ? load_up_to(w + (q * hidden + unit + l) * width + k, width - k) : Vec<A>{};
+      Square<A> square;
+      load_square(w + (q * hidden + unit) * width + k, width, hidden - unit, width - k, square);
       transpose<A>(square);
-#pragma GCC unroll 16
-      for (int l = 0; l < kWidth; ++l)
-        if (k + l < width) store(panel + (k + l) * kPanelWidth<A> + q * kWidth, square[l]);
+      put_square(panel + k * kPanelWidth<A> + q * kWidth, kPanelWidth<A>, width - k, kWidth, square, false);
     }
 }
 
-/// The way back for gradients: w(row of column, k) = or += sums(k, column).
+/// The way back for gradients: w(row of column, k) = or += sums(k, column) for k in [begin, end).
 template <class S>
-void put_gate_columns(const acc_t<S>* sums, std::int64_t k_begin, std::int64_t k_end, std::int64_t hidden,
+void put_gate_columns(const acc_t<S>* sums, std::int64_t begin, std::int64_t end, std::int64_t hidden,
                       std::int64_t width, std::int64_t group, S* w, bool accumulate) {
   using A = acc_t<S>;
   constexpr int kWidth = kLanes<A>;
-  const std::int64_t unit = group * kWidth, units = std::min<std::int64_t>(kWidth, hidden - unit);
+  const std::int64_t unit = group * kWidth;
   for (int q = 0; q < 4; ++q)
-    for (std::int64_t k = k_begin; k < k_end; k += kWidth) {
-      Vec<A> square[kWidth];
-#pragma GCC unroll 16
-      for (int l = 0; l < kWidth; ++l)
-        square[l] = k + l < k_end ? load(sums + (k - k_begin + l) * kPanelWidth<A> + q * kWidth) : Vec<A>{};
+    for (std::int64_t k = begin; k < end; k += kWidth) {
+      Square<A> square;
+      load_square(sums + (k - begin) * kPanelWidth<A> + q * kWidth, kPanelWidth<A>, end - k, kWidth, square);
       transpose<A>(square);
-#pragma GCC unroll 16
-      for (int l = 0; l < kWidth; ++l)
-        if (l < units) put_up_to(w + (q * hidden + unit + l) * width + k, square[l], k_end - k, accumulate);
+      put_square(w + (q * hidden + unit) * width + k, width, hidden - unit, end - k, square, accumulate);
     }
 }
 

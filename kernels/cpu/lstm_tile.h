@@ -6,14 +6,14 @@
 #include <cstdint>
 #include <utility>
 
-#include "kernels/cpu/simd.h"
+#include "kernels/cpu/gemm_tile.h"
 
 namespace adjoint::cpu::lstm {
 
 /// A panel is this many registers wide: one register each for the gates i, f, g, o of one group of units.
 constexpr int kPanelRegisters = 4;
 /// Rows of a tile: with 32 registers 6 x 4 sums, 4 of B and a repeated element of A; with 16 registers 2 x 4 sums.
-constexpr int kTileRows = kVectorBytes == 64 ? 6 : 2;
+constexpr int kRowsOfTile = kVectorBytes == 64 ? 6 : 2;
 
 /// C(i, :) = from(i, :) + sum over o < outer, p < inner of A(i, o, p) * B(o*inner + p, :), each sum in this order as a
 /// chain of fused multiply-adds: what an element gets does not depend on the tile or the row it falls into.
@@ -22,7 +22,7 @@ struct Product {
   const T* a;  ///< A(i, o, p) = a[i*a_row + o*a_outer + p*a_inner]
   std::int64_t a_row, a_outer, a_inner;
   std::int64_t outer, inner;
-  const T* b;     ///< dense rows of `registers` registers, aligned to a register
+  const T* b;     ///< a panel: dense rows of as many registers as the tile is wide
   const T* from;  ///< starting value, null for zeros
   std::int64_t from_row;
   T* c;
@@ -35,80 +35,42 @@ template <class T, int kRows, int kRegisters>
   Vec<T> sum[kRows][kRegisters];
   if (product.from) {
 #pragma GCC unroll 8
-    for (int i = 0; i < kRows; ++i)
+    for (int i = 0; i < kRows; ++i) {
 #pragma GCC unroll 4
       for (int j = 0; j < kRegisters; ++j) sum[i][j] = load(product.from + i * product.from_row + j * kWidth);
-  } else {
-#pragma GCC unroll 8
-    for (int i = 0; i < kRows; ++i)
-#pragma GCC unroll 4
-      for (int j = 0; j < kRegisters; ++j) sum[i][j] = Vec<T>{};
-  }
-  const T* b = product.b;
-  const std::int64_t a_row = product.a_row, a_inner = product.a_inner, inner = product.inner;
-  for (std::int64_t o = 0; o < product.outer; ++o) {
-    const T* a = product.a + o * product.a_outer;
-    for (std::int64_t p = 0; p < inner; ++p) {
-      Vec<T> row[kRegisters];
-#pragma GCC unroll 4
-      for (int j = 0; j < kRegisters; ++j) row[j] = *reinterpret_cast<const Vec<T>*>(b + j * kWidth);
-#pragma GCC unroll 8
-      for (int i = 0; i < kRows; ++i) {
-        const Vec<T> element = broadcast(a[i * a_row]);
-#pragma GCC unroll 4
-        for (int j = 0; j < kRegisters; ++j) sum[i][j] += element * row[j];
-      }
-      a += a_inner;
-      b += kRegisters * kWidth;
     }
+  } else {
+    clear_tile<kRows, kRegisters, T>(sum);
   }
+  for (std::int64_t o = 0; o < product.outer; ++o)
+    multiply_tile(sum, product.inner, product.a + o * product.a_outer, product.a_row, product.a_inner,
+                  product.b + o * product.inner * kRegisters * kWidth, kRegisters * kWidth);
 #pragma GCC unroll 8
-  for (int i = 0; i < kRows; ++i)
+  for (int i = 0; i < kRows; ++i) {
 #pragma GCC unroll 4
     for (int j = 0; j < kRegisters; ++j) store(product.c + i * product.c_row + j * kWidth, sum[i][j]);
+  }
 }
 
-/// Runs the tile of `rows` (1..kTileRows) by `registers` (1..kPanelRegisters).
+/// Runs the tile of `rows` (1..kRowsOfTile) by `registers` (1..kPanelRegisters).
 template <class T>
 void multiply(int rows, int registers, const Product<T>& product) {
   using Function = void (*)(const Product<T>&);
   static constexpr auto table = []<int... k>(std::integer_sequence<int, k...>) {
     return std::array<Function, sizeof...(k)>{tile<T, k / kPanelRegisters + 1, k % kPanelRegisters + 1>...};
   }
-  (std::make_integer_sequence<int, kTileRows * kPanelRegisters>{});
+  (std::make_integer_sequence<int, kRowsOfTile * kPanelRegisters>{});
   table[static_cast<std::size_t>((rows - 1) * kPanelRegisters + registers - 1)](product);
 }
 
-/// Calls f(first, rows) for nearly equal tiles of at most kTileRows rows.
+/// Calls f(first, rows) for nearly equal tiles of at most kRowsOfTile rows.
 template <class F>
 void for_tiles(std::int64_t rows, F&& f) {
-  const std::int64_t tiles = (rows + kTileRows - 1) / kTileRows;
+  const std::int64_t tiles = (rows + kRowsOfTile - 1) / kRowsOfTile;
   for (std::int64_t k = 0, first = 0; k < tiles; ++k) {
     const std::int64_t next = rows * (k + 1) / tiles;
     f(first, static_cast<int>(next - first));
     first = next;
-  }
-}
-
-/// Exchanges, between rows that differ in bit `distance` of their number, the lanes that differ in it.
-template <int distance, class V, std::size_t... lane>
-void exchange(V& a, V& b, std::index_sequence<lane...>) {
-  constexpr int kCount = sizeof...(lane), d = distance;
-  const V low =
-      __builtin_shufflevector(a, b, ((lane & d) ? static_cast<int>(lane) - d + kCount : static_cast<int>(lane))...);
-  const V high =
-      __builtin_shufflevector(a, b, ((lane & d) ? static_cast<int>(lane) + kCount : static_cast<int>(lane) + d)...);
-  a = low;
-  b = high;
-}
-
-template <class T, int distance = 1>
-void transpose(Vec<T> (&rows)[kLanes<T>]) {
-  if constexpr (distance < kLanes<T>) {
-#pragma GCC unroll 16
-    for (int i = 0; i < kLanes<T>; ++i)
-      if (!(i & distance)) exchange<distance>(rows[i], rows[i + distance], std::make_index_sequence<kLanes<T>>{});
-    transpose<T, distance * 2>(rows);
   }
 }
 
@@ -132,6 +94,59 @@ void put_up_to(S* p, Vec<acc_t<S>> v, std::int64_t n, bool accumulate) {
     put(p, v, accumulate);
   } else if (n > 0) {
     put_first(p, v, static_cast<int>(n), accumulate);
+  }
+}
+
+/// Exchanges, between rows that differ in bit `distance` of their number, the lanes that differ in it.
+template <int distance, class V, std::size_t... lane>
+[[gnu::always_inline]] inline void exchange(V& a, V& b, std::index_sequence<lane...>) {
+  constexpr int kCount = sizeof...(lane), d = distance;
+  const V low =
+      __builtin_shufflevector(a, b, ((lane & d) ? static_cast<int>(lane) - d + kCount : static_cast<int>(lane))...);
+  const V high =
+      __builtin_shufflevector(a, b, ((lane & d) ? static_cast<int>(lane) + kCount : static_cast<int>(lane) + d)...);
+  a = low;
+  b = high;
+}
+
+/// As many registers as one has lanes.
+template <class T>
+using Square = Vec<T>[kLanes<T>];
+
+template <class T, int distance = 1>
+[[gnu::always_inline]] inline void transpose(Square<T>& rows) {
+  if constexpr (distance < kLanes<T>) {
+#pragma GCC unroll 16
+    for (int i = 0; i < kLanes<T>; ++i)
+      if (!(i & distance)) exchange<distance>(rows[i], rows[i + distance], std::make_index_sequence<kLanes<T>>{});
+    transpose<T, distance * 2>(rows);
+  }
+}
+
+/// The upper left of a matrix, as far as it has `rows` and `columns`; zeros elsewhere.
+template <class S>
+[[gnu::always_inline]] inline void load_square(const S* p, std::int64_t stride, std::int64_t rows, std::int64_t columns,
+                                               Square<acc_t<S>>& square) {
+  constexpr int kWidth = kLanes<acc_t<S>>;
+  if (rows >= kWidth && columns >= kWidth) {
+#pragma GCC unroll 16
+    for (int i = 0; i < kWidth; ++i) square[i] = load(p + i * stride);
+  } else {
+#pragma GCC unroll 16
+    for (int i = 0; i < kWidth; ++i) square[i] = i < rows ? load_up_to(p + i * stride, columns) : Vec<acc_t<S>>{};
+  }
+}
+template <class S>
+[[gnu::always_inline]] inline void put_square(S* p, std::int64_t stride, std::int64_t rows, std::int64_t columns,
+                                              const Square<acc_t<S>>& square, bool accumulate) {
+  constexpr int kWidth = kLanes<acc_t<S>>;
+  if (rows >= kWidth && columns >= kWidth && !accumulate) {
+#pragma GCC unroll 16
+    for (int i = 0; i < kWidth; ++i) store(p + i * stride, square[i]);
+  } else {
+#pragma GCC unroll 16
+    for (int i = 0; i < kWidth; ++i)
+      if (i < rows) put_up_to(p + i * stride, square[i], columns, accumulate);
   }
 }
 
