@@ -1,5 +1,5 @@
 #pragma once
-// The two inner loops of the LSTM: a register tile of a matrix product, and the transposition of a square of registers.
+// The inner loops of the LSTM: a register tile of a matrix product, and loads and stores at the edges of a matrix.
 
 #include <algorithm>
 #include <array>
@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "kernels/cpu/gemm_tile.h"
+#include "kernels/cpu/transpose.h"
 
 namespace adjoint::cpu::lstm {
 
@@ -97,31 +98,9 @@ void put_up_to(S* p, Vec<acc_t<S>> v, std::int64_t n, bool accumulate) {
   }
 }
 
-/// Exchanges, between rows that differ in bit `distance` of their number, the lanes that differ in it.
-template <int distance, class V, std::size_t... lane>
-[[gnu::always_inline]] inline void exchange(V& a, V& b, std::index_sequence<lane...>) {
-  constexpr int kCount = sizeof...(lane), d = distance;
-  const V low =
-      __builtin_shufflevector(a, b, ((lane & d) ? static_cast<int>(lane) - d + kCount : static_cast<int>(lane))...);
-  const V high =
-      __builtin_shufflevector(a, b, ((lane & d) ? static_cast<int>(lane) + kCount : static_cast<int>(lane) + d)...);
-  a = low;
-  b = high;
-}
-
 /// As many registers as one has lanes.
 template <class T>
 using Square = Vec<T>[kLanes<T>];
-
-template <class T, int distance = 1>
-[[gnu::always_inline]] inline void transpose(Square<T>& rows) {
-  if constexpr (distance < kLanes<T>) {
-#pragma GCC unroll 16
-    for (int i = 0; i < kLanes<T>; ++i)
-      if (!(i & distance)) exchange<distance>(rows[i], rows[i + distance], std::make_index_sequence<kLanes<T>>{});
-    transpose<T, distance * 2>(rows);
-  }
-}
 
 /// The upper left of a matrix, as far as it has `rows` and `columns`; zeros elsewhere.
 template <class S>
