@@ -190,13 +190,8 @@ int TextSource::get_any() {
     after_return_ = byte == '\r';
     if (second_of_pair) continue;
     if (after_return_) byte = '\n';
-    if (line_ended_) {
-      ++line_;
-      column_ = 0;
-    }
-    ++column_;
+    advance(byte);
     check(byte);
-    line_ended_ = byte == '\n';
     return byte;
   }
 }

@@ -41,11 +41,14 @@ class TextSource {
 
   /// The next byte, -1 at the end.
   int get() {
-    const bool plain = position_ < end_ && buffer_[position_] >= ' ' && buffer_[position_] < 0x80;
-    if (!plain || line_ended_ || utf8_.inside_character()) return get_any();
+    if (position_ == end_ || utf8_.inside_character()) return get_any();
+    const unsigned char byte = buffer_[position_];
+    const bool plain = (byte >= ' ' && byte < 0x80) || (byte == '\n' && !after_return_);
+    if (!plain) return get_any();
+    ++position_;
+    advance(byte);
     after_return_ = false;
-    ++column_;
-    return buffer_[position_++];
+    return byte;
   }
   /// Of the byte that `get` gave last; both from 1, columns in bytes.
   int64_t line() const { return line_; }
@@ -62,6 +65,11 @@ class TextSource {
   class Bytes;
 
   int get_any();
+  void advance(unsigned char byte) {
+    if (line_ended_) ++line_, column_ = 0;
+    ++column_;
+    line_ended_ = byte == '\n';
+  }
   bool fill();
   void check(unsigned char byte);
   void note_bad_byte(int64_t column, unsigned char byte);

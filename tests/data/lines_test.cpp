@@ -2,8 +2,6 @@
 
 #include <gtest/gtest.h>
 
-#include <chrono>
-
 #include "tests/data/gzip.h"
 #include "tests/data/support.h"
 
@@ -151,9 +149,8 @@ TEST(Gzip, Stops_at_a_bomb_early) {
     std::string bomb;
     for (int i = 0; i < 20; ++i) bomb += member;
     const std::string path = folder.write("bomb.gz", bomb);
-    const auto start = std::chrono::steady_clock::now();
-    expect_error([&] { lines_of(path); }, Exit::data, "E-GZ-003.*bomb\\.gz.*ratio 10[0-9][0-9]:1.*--max-inflated");
-    EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(20));
+    expect_error([&] { lines_of(path); }, Exit::data,
+                 "E-GZ-003.*bomb\\.gz.*more than 671[0-9]{5} \\(ratio 10[0-9][0-9]:1.*--max-inflated");
   }
   const std::string path = folder.write("big.gz", gzip("some text\n" + std::string(3000, 'x')));
   expect_error([&] { lines_of(path, {.max_inflated = 2000}); }, Exit::data,
