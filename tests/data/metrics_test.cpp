@@ -46,8 +46,9 @@ TEST(Bleu, Gives_values_worked_out_by_hand) {
   // 5/6 4/5 3/4 2/3, brevity exp(1 - 7/6)
   EXPECT_NEAR(bleu4({split("a b c d e f")}, {split("a b c d e g h")}), std::pow(1.0 / 3, 0.25) * std::exp(-1.0 / 6),
               1e-12);
-  // clipped: "the" counts twice; 1-grams 2/7, no 2-gram
-  EXPECT_EQ(bleu4({split("the the the the the the the")}, {split("the cat is on the mat")}), 0);
+  // what comes twice counts once if the reference has it once: 4/8 3/7 2/6 1/5
+  EXPECT_NEAR(bleu4({split("a b c d a b c d")}, {split("a b c d e f g h")}), std::pow(1.0 / 70, 0.25), 1e-12);
+  EXPECT_EQ(bleu4({split("the cat sat there")}, {split("the cat sat here")}), 0);  // no 4-gram in common
   // a corpus counts n-grams together: (6+2)/(6+3) (5+1)/(5+2) (4+0)/(4+1) 3/3, longer than the references
   EXPECT_NEAR(bleu4({split("a b c d e f"), split("x y q")}, {split("a b c d e f"), split("x y")}),
               std::pow(8.0 / 9 * 6 / 7 * 4 / 5, 0.25), 1e-12);
