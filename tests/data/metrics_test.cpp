@@ -69,8 +69,10 @@ TEST(NaiveBayes, Follows_the_formula) {
   EXPECT_EQ(model.predict(std::vector<int32_t>{0}), 0);
   EXPECT_EQ(model.predict(std::vector<int32_t>{2}), 1);     // 1/6 against 2/4
   EXPECT_EQ(model.predict(std::vector<int32_t>{1, 2}), 1);  // 2/6 1/6 against 1/4 2/4
-  EXPECT_EQ(model.predict(std::vector<int32_t>{1, 1, 1, 1, 2}),
-            0);  // (1/3)^4 / 6 = .00206 against (1/4)^4 / 2 = .00195
+  // (1/4)^2 2/4 against (2/6)^2 1/6; without the added counts it would be class 0
+  EXPECT_EQ(model.predict(std::vector<int32_t>{1, 1, 2}), 1);
+  // (2/6)^4 1/6 against (1/4)^4 2/4
+  EXPECT_EQ(model.predict(std::vector<int32_t>{1, 1, 1, 1, 2}), 0);
   expect_error([&] { model.predict(std::vector<int32_t>{3}); }, Exit::data, "E-OP-010.*token id 3.*0\\.\\.2");
 }
 
