@@ -16,32 +16,55 @@ namespace {
 constexpr int kBlocks = 16;  // Philox blocks computed side by side
 constexpr int kWords = 4 * kBlocks;
 
-/// The 64 words of the blocks from `first`: philox() of kernels/base/philox.h, 16 blocks a loop, which compilers turn
-/// into vector code.
+using Wide = Vec<std::uint64_t>;  // a word a lane, in the lower half
+
+/// The full products of the lower halves; the upper halves may hold anything.
+inline Wide multiply_low(Wide a, std::uint64_t b) {
+#if defined(__AVX512F__) && defined(__AVX512DQ__)
+  return reinterpret_cast<Wide>(_mm512_maskz_mul_epu32(0xff, reinterpret_cast<__m512i>(a), _mm512_set1_epi64(b)));
+#elif defined(__AVX2__)
+  return reinterpret_cast<Wide>(_mm256_mul_epu32(reinterpret_cast<__m256i>(a), _mm256_set1_epi64x(b)));
+#else
+  return (a & 0xffffffffu) * b;
+#endif
+}
+
+/// The 64 words of the blocks from `first`: philox() of kernels/base/philox.h, on registers.
 void philox_words(std::uint64_t key, std::uint64_t first, std::uint32_t* words) {
-  std::uint32_t k0 = static_cast<std::uint32_t>(key), k1 = static_cast<std::uint32_t>(key >> 32);
-  std::uint32_t c0[kBlocks], c1[kBlocks], c2[kBlocks] = {}, c3[kBlocks] = {};
-  for (int i = 0; i < kBlocks; ++i) {
-    c0[i] = static_cast<std::uint32_t>(first + i);
-    c1[i] = static_cast<std::uint32_t>((first + i) >> 32);
+  constexpr int lanes = kLanes<std::uint64_t>, registers = kBlocks / lanes;
+  const Wide low = Wide{} + 0xffffffffu;
+  Wide c0[registers], c1[registers], c2[registers], c3[registers];
+#pragma GCC unroll 8
+  for (int k = 0; k < registers; ++k) {
+    const Wide counter =
+        reinterpret_cast<Wide>(lane_numbers<double>()) + (first + static_cast<std::uint64_t>(k * lanes));
+    c0[k] = counter;
+    c1[k] = counter >> 32;
+    c2[k] = c3[k] = Wide{};
   }
+  std::uint64_t k0 = key & 0xffffffffu, k1 = key >> 32;
   for (int round = 0; round < 10; ++round) {
-    for (int i = 0; i < kBlocks; ++i) {
-      const std::uint64_t p0 = static_cast<std::uint64_t>(0xD2511F53u) * c0[i];
-      const std::uint64_t p1 = static_cast<std::uint64_t>(0xCD9E8D57u) * c2[i];
-      c0[i] = static_cast<std::uint32_t>(p1 >> 32) ^ c1[i] ^ k0;
-      c2[i] = static_cast<std::uint32_t>(p0 >> 32) ^ c3[i] ^ k1;
-      c1[i] = static_cast<std::uint32_t>(p1);
-      c3[i] = static_cast<std::uint32_t>(p0);
+#pragma GCC unroll 8
+    for (int k = 0; k < registers; ++k) {
+      const Wide p0 = multiply_low(c0[k], 0xD2511F53u), p1 = multiply_low(c2[k], 0xCD9E8D57u);
+      c0[k] = (p1 >> 32) ^ c1[k] ^ k0;
+      c2[k] = (p0 >> 32) ^ c3[k] ^ k1;
+      c1[k] = p1;
+      c3[k] = p0;
     }
     k0 += 0x9E3779B9u;
     k1 += 0xBB67AE85u;
   }
-  for (int i = 0; i < kBlocks; ++i) {
-    words[4 * i] = c0[i];
-    words[4 * i + 1] = c1[i];
-    words[4 * i + 2] = c2[i];
-    words[4 * i + 3] = c3[i];
+#pragma GCC unroll 8
+  for (int k = 0; k < registers; ++k) {
+    const Wide even = (c0[k] & low) | (c1[k] << 32), odd = (c2[k] & low) | (c3[k] << 32);
+    std::uint64_t a[lanes], b[lanes];
+    std::memcpy(a, &even, sizeof even);
+    std::memcpy(b, &odd, sizeof odd);
+    for (int i = 0; i < lanes; ++i) {
+      std::memcpy(words + 4 * (k * lanes + i), a + i, 8);
+      std::memcpy(words + 4 * (k * lanes + i) + 2, b + i, 8);
+    }
   }
 }
 
