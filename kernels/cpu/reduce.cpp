@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "kernels/cpu/reduction.h"
+#include "kernels/pointwise.h"
 
 namespace adjoint::cpu {
 namespace {
@@ -66,6 +67,8 @@ void arg_max(const At& at, const ArgMax& call) {
 }  // namespace
 
 void run(const At& at, const Reduce& call) {
+  if (call.x.count() == 1)
+    return run(at, ScaleShift{call.x.dtype, 1, call.x.data, call.y.data, call.factor, 0.0, call.accumulate});
   visit_float(call.x.dtype, [&](auto type) {
     using S = typename decltype(type)::type;
     const auto elements = [&] { return Elements<S>(call.x); };

@@ -169,30 +169,45 @@ void reduce_rows(const At& at, std::int64_t rows, std::int64_t width, Make make,
   });
 }
 
-/// to[c] (or, unless first, to[c] combined with) the combination of `count` (1..4) rows.
-template <class Op, class A>
-void combine_rows(const A* const rows[4], int count, std::int64_t width, A* to, bool first) {
-  const auto columns = [&](auto combined) {
-    for_registers<false>(to, width, [&](std::int64_t c, auto get) {
-      const Vec<A> v = combined(c, get);
-      return first ? v : Op::combine(get(to + c), v);
-    });
-  };
-  const A *const a = rows[0], *const b = rows[1], *const c = rows[2], *const d = rows[3];
-  switch (count) {
-    case 1: return columns([=](std::int64_t i, auto get) { return get(a + i); });
-    case 2: return columns([=](std::int64_t i, auto get) { return Op::combine(get(a + i), get(b + i)); });
-    case 3:
-      return columns(
-          [=](std::int64_t i, auto get) { return Op::combine(Op::combine(get(a + i), get(b + i)), get(c + i)); });
-    default:
-      return columns([=](std::int64_t i, auto get) {
-        return Op::combine(Op::combine(get(a + i), get(b + i)), Op::combine(get(c + i), get(d + i)));
-      });
+constexpr std::int64_t kRowBlock = 32;
+
+/// The combination of `count` rows, four and four, in `registers` registers side by side from column c.
+template <class Op, int registers, class A, class Get, class Set>
+inline void combine_columns(const A* const* rows, int count, std::int64_t c, A* to, bool first, Get get, Set set) {
+  Vec<A> sum[registers] = {};
+  for (int q = 0; q < count; q += 4) {
+    const A* const* const row = rows + q;
+#pragma GCC unroll 4
+    for (int k = 0; k < registers; ++k) {
+      const std::int64_t i = c + k * kLanes<A>;
+      Vec<A> v = get(row[0] + i);
+      if (q + 4 <= count) {
+        v = Op::combine(Op::combine(v, get(row[1] + i)), Op::combine(get(row[2] + i), get(row[3] + i)));
+      } else {
+        for (int r = 1; r < count - q; ++r) v = Op::combine(v, get(row[r] + i));
+      }
+      sum[k] = q > 0 ? Op::combine(sum[k], v) : first ? v : Op::combine(get(to + i), v);
+    }
   }
+#pragma GCC unroll 4
+  for (int k = 0; k < registers; ++k) set(to + c + k * kLanes<A>, sum[k]);
 }
 
-constexpr std::int64_t kRowBlock = 32;
+/// to[c] = (unless first: to[c] combined with) the combination of count >= 1 rows.
+template <class Op, class A>
+void combine_rows(const A* const* rows, int count, std::int64_t width, A* to, bool first) {
+  constexpr int lanes = kLanes<A>;
+  const auto get = [](const A* p) { return load(p); };
+  const auto set = [](A* p, Vec<A> v) { store(p, v); };
+  std::int64_t c = 0;
+  for (; c + 4 * lanes <= width; c += 4 * lanes) combine_columns<Op, 4>(rows, count, c, to, first, get, set);
+  for (; c + lanes <= width; c += lanes) combine_columns<Op, 1>(rows, count, c, to, first, get, set);
+  if (const int rest = static_cast<int>(width - c); rest > 0) {
+    combine_columns<Op, 1>(
+        rows, count, c, to, first, [rest](const A* p) { return load_first(p, rest); },
+        [rest](A* p, Vec<A> v) { store_first(p, v, rest); });
+  }
+}
 
 inline std::int64_t row_blocks(std::int64_t rows) { return (rows + kRowBlock - 1) / kRowBlock; }
 
@@ -212,22 +227,33 @@ void reduce_columns(const At& at, std::int64_t outer, std::int64_t rows, std::in
                    const std::int64_t o = block / blocks, r = (block - o * blocks) * kRowBlock;
                    const std::int64_t height = std::min(kRowBlock, rows - r), w = std::min(kTile, width - c);
                    const std::int64_t from = (o * rows + r) * width + c;
-                   // Narrow rows are fetched many together, wide ones by four.
-                   const std::int64_t together = width * 4 <= kTile ? kTile / width / 4 * 4 : 4;
-                   for (std::int64_t i = 0; i < height; i += together) {
-                     const std::int64_t m = std::min(together, height - i);
-                     const A* narrow = nullptr;
-                     if (width * 4 <= kTile) narrow = values.fetch(from + i * width, m * width, buffer[0].as<A>());
-                     for (std::int64_t k = 0; k < m; k += 4) {
-                       const int count = static_cast<int>(std::min<std::int64_t>(4, m - k));
-                       const A* row[4] = {};
-                       for (int q = 0; q < count; ++q) {
-                         row[q] = narrow ? narrow + (k + q) * width
-                                         : values.fetch(from + (i + k + q) * width, w, buffer[q].as<A>());
-                       }
-                       combine_rows<Op>(row, count, w, to + block * width + c, i + k == 0);
+                   A* const sums = to + block * width + c;
+                   const A* row[kRowBlock];
+                   int have = 0;
+                   bool first = true;
+                   const auto flush = [&] {
+                     combine_rows<Op>(row, have, w, sums, first);
+                     first = false;
+                     have = 0;
+                   };
+                   if (width * 4 <= kTile) {  // narrow rows: many are fetched at once
+                     const std::int64_t together = kTile / width / 4 * 4;
+                     for (std::int64_t i = 0; i < height; i += together) {
+                       const std::int64_t m = std::min(together, height - i);
+                       const A* const p = values.fetch(from + i * width, m * width, buffer[0].template as<A>());
+                       for (std::int64_t k = 0; k < m; ++k) row[have++] = p + k * width;
+                       flush();
                      }
+                     continue;
                    }
+                   bool in_place = true;  // as long as no buffer is used, all rows can be combined at once
+                   for (std::int64_t i = 0; i < height; ++i) {
+                     A* const space = buffer[have % 4].template as<A>();
+                     row[have] = values.fetch(from + i * width, w, space);
+                     in_place &= row[have++] != space;
+                     if (have % 4 == 0 && !in_place) flush();
+                   }
+                   if (have > 0) flush();
                  }
                });
   if (blocks > 1) {
