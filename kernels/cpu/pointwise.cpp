@@ -169,23 +169,49 @@ struct Repeated {
 /// Reads a binary function's operand of any layout.
 class Input {
  public:
-  explicit Input(const View& v) : walk_(v), repeated_(is_repeated(v)) {
-    if (repeated_) register_.fill(v);
+  explicit Input(const View& v)
+      : walk_(v), repeated_(is_repeated(v)), size_(static_cast<std::int64_t>(size_of(v.dtype))) {
+    if (repeated_) {
+      register_.fill(v);
+      return;
+    }
+    // A short row repeated: enough copies of it in a row that a tile can start at any of its elements.
+    period_ = walk_.period();
+    if (period_ > kTile) period_ = 0;
+    if (period_ == 0) return;
+    const std::int64_t need = period_ + std::min(kTile, v.count());
+    std::memcpy(rows_, v.data, static_cast<std::size_t>(period_ * size_));
+    for (std::int64_t have = period_, more; have < need; have += more) {
+      more = std::min(have, need - have);
+      std::memcpy(rows_ + have * size_, rows_, static_cast<std::size_t>(more * size_));
+    }
   }
   void seek(std::int64_t position) {
-    if (!repeated_) walk_.seek(position);
+    if (period_ > 0) {
+      phase_ = position % period_;
+    } else if (!repeated_) {
+      walk_.seek(position);
+    }
   }
-  std::int64_t tile(std::int64_t limit) const { return repeated_ ? limit : walk_.tile(limit); }
+  std::int64_t tile(std::int64_t limit) const { return repeated_ || period_ > 0 ? limit : walk_.tile(limit); }
   Operand read(std::int64_t n) {
     if (repeated_) return {register_.bytes, 0};
-    return {walk_.read(n, buffer_.bytes), 1};
+    if (period_ > 0) {
+      const Operand row{rows_ + phase_ * size_, 1};
+      phase_ = (phase_ + n) % period_;
+      return row;
+    }
+    return {walk_.read(n, rows_), 1};
   }
 
  private:
   Walk walk_;
   bool repeated_;
+  std::int64_t size_;
+  std::int64_t period_ = 0;
+  std::int64_t phase_ = 0;
   Repeated register_;
-  TileBuffer buffer_;
+  alignas(64) unsigned char rows_[2 * kTile * 8];
 };
 
 /// dy times the slope, in acc_t: what the gradient of a broadcast operand sums.
@@ -215,10 +241,10 @@ class Slopes {
 
 void run(const At& at, const UnaryForward& call) {
   const UnaryForwardLoop loop = kUnaryForward[static_cast<int>(call.kind)][static_cast<int>(call.y.dtype)];
-  const Extent x = extent(call.x), y = extent(call.y);
+  const Extent y = extent(call.y);
   const std::int64_t size = static_cast<std::int64_t>(size_of(call.y.dtype));
-  if (y.n == 0) return;
-  if (x.dense && y.dense) {
+  if (y.n <= 1) return y.n == 1 ? loop(call.x.data, call.y.data, 1) : void();
+  if (y.dense && extent(call.x).dense) {
     return flat(at, call.y.dtype, y.n, [&](std::int64_t begin, std::int64_t n) {
       loop(offset(call.x.data, begin * size), offset(call.y.data, begin * size), n);
     });
@@ -272,9 +298,10 @@ void run(const At& at, const UnaryBackward& call) {
 void run(const At& at, const BinaryForward& call) {
   const DType dtype = call.y.dtype;
   const BinaryForwardLoop loop = kBinaryForward[static_cast<int>(call.kind)][static_cast<int>(dtype)];
-  const Extent a = extent(call.a), b = extent(call.b), y = extent(call.y);
+  const Extent y = extent(call.y);
   const std::int64_t size = static_cast<std::int64_t>(size_of(dtype));
-  if (y.n == 0) return;
+  if (y.n <= 1) return y.n == 1 ? loop({call.a.data, 1}, {call.b.data, 1}, call.y.data, 1) : void();
+  const Extent a = extent(call.a), b = extent(call.b);
   if (y.dense && (a.dense || is_repeated(call.a)) && (b.dense || is_repeated(call.b))) {
     Repeated a_register, b_register;
     const Operand va = a.dense ? Operand{call.a.data, 1} : a_register.fill(call.a);
@@ -309,7 +336,8 @@ void run(const At& at, const BinaryBackward& call) {
   const DType dtype = call.d.dtype;
   const BinaryBackwardLoop* const loops =
       kBinaryBackward[static_cast<int>(call.kind)][call.operand][static_cast<int>(dtype)];
-  const Extent a = extent(call.a), b = extent(call.b), d = extent(call.d);
+  const Extent d = extent(call.d);
+  if (d.n == 1) return loops[call.accumulate]({call.a.data, 1}, {call.b.data, 1}, call.dy, call.d.data, 1);
   const std::int64_t size = static_cast<std::int64_t>(size_of(dtype));
 
   if (!d.dense) {                                                        // the operand was repeated
@@ -328,6 +356,7 @@ void run(const At& at, const BinaryBackward& call) {
   }
 
   if (d.n == 0) return;
+  const Extent a = extent(call.a), b = extent(call.b);
   const BinaryBackwardLoop loop = loops[call.accumulate];
   const auto piece = [&](Operand va, Operand vb, std::int64_t begin, std::int64_t n) {
     loop(va, vb, offset(call.dy, begin * size), offset(call.d.data, begin * size), n);

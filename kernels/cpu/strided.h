@@ -85,6 +85,9 @@ class Walk {
     at_ += position * stride_[0];
   }
 
+  /// The length of the row that is repeated over all else (a bias), if that is the layout; else 0.
+  std::int64_t period() const { return rank_ == 2 && stride_[0] == 0 && stride_[1] == size_ ? shape_[1] : 0; }
+
   /// At most `limit` elements for the next tile, fewer if that spares a gather.
   std::int64_t tile(std::int64_t limit) const {
     constexpr std::int64_t kShortRun = 64;
@@ -144,6 +147,10 @@ class Walk {
       char* p = at_;
       if (stride == size_) {
         std::memcpy(kStore ? p : buffer, kStore ? buffer : p, static_cast<std::size_t>(m) * sizeof(Word));
+      } else if (!kStore && stride == 0) {
+        Word word;
+        std::memcpy(&word, p, sizeof word);
+        for (std::int64_t i = 0; i < m; ++i) std::memcpy(buffer + i * sizeof(Word), &word, sizeof word);
       } else {
         for (std::int64_t i = 0; i < m; ++i, p += stride)
           std::memcpy(kStore ? p : buffer + i * sizeof(Word), kStore ? buffer + i * sizeof(Word) : p, sizeof(Word));
