@@ -211,6 +211,10 @@ auto bits_of(T value) {
 void run(const At& at, const Copy& call) {
   const Extent from = extent(call.from), to = extent(call.to);
   if (to.n == 0) return;
+  if (from.dense && to.dense && call.from.dtype == call.to.dtype && !call.accumulate && to.n <= kGrain) {
+    std::memcpy(call.to.data, call.from.data, static_cast<std::size_t>(to.n) * size_of(call.to.dtype));
+    return;
+  }
   const Mover move(call);
   const std::int64_t from_size = static_cast<std::int64_t>(size_of(call.from.dtype)),
                      to_size = static_cast<std::int64_t>(size_of(call.to.dtype));
@@ -225,7 +229,8 @@ void run(const At& at, const Copy& call) {
     });
     return;
   }
-  if (!call.accumulate && call.from.dtype == call.to.dtype && copy_transposed(at, call.from, call.to)) return;
+  const bool plain = !call.accumulate && call.from.dtype == call.to.dtype;
+  if (plain && copy_transposed(at, call.from, call.to)) return;
   View source = call.from, target = call.to;
   order_by(target, source);
   parallel_for(at, to.n, kGrain, 1, [&](std::int64_t begin, std::int64_t end) {
@@ -235,6 +240,16 @@ void run(const At& at, const Copy& call) {
     TileBuffer in_buffer, out_buffer;
     for (std::int64_t i = begin, n; i < end; i += n) {
       n = out.tile(in.tile(std::min(kTile, end - i)));
+      if (plain) {  // gathered straight to its place
+        void* const t = out.in_place(n);
+        const void* const f = in.read(n, t ? t : in_buffer.bytes);
+        if (!t) {
+          out.write(n, f);
+        } else if (f != t) {
+          std::memcpy(t, f, static_cast<std::size_t>(n * to_size));
+        }
+        continue;
+      }
       const void* const f = in.read(n, in_buffer.bytes);
       if (void* const t = out.in_place(n)) {
         move(f, t, n);
