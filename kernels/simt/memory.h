@@ -7,10 +7,10 @@
 namespace adjoint::simt {
 
 /// Makes [data, data + bytes) known as memory kernels may touch; `name` appears in reports and is copied.
-/// `initialised`: the host has already written it. `element`: bytes of one element; accesses by different threads are
-/// told apart down to min(element, 4) bytes.
+/// `initialised`: the host has already written it. `element`: bytes of the smallest element; accesses by different
+/// threads are told apart down to min(element, 4) bytes.
 void register_buffer(const void* data, std::size_t bytes, const char* name, bool initialised = false,
-                     std::size_t element = 4);
+                     std::size_t element = 2);
 void unregister_buffer(const void* data);
 
 /// Fills with options().poison (NaN in every float format, unless changed) and counts the contents as never written.

@@ -64,13 +64,41 @@ TEST(Checker, Forgets_a_buffer_that_was_unregistered) {
   unregister_buffer(to.data());
 }
 
-/// Two threads write the two bf16 of a word: no race, but one of them twice is.
-__global__ void write_pairs(bf16* x, int stride) { x[threadIdx.x * stride / 2] = bf16(1.0f); }
+TEST(Checker, Takes_no_overrun_for_an_access_to_the_next_buffer) {
+  Buffer<float> from(std::vector<float>(32, 1.0f), "source"), next(std::vector<float>(4096, 1.0f), "next");
+  Buffer<float> to(32, "target");
+  for (int past = 0; past < 4096; past += 512) {
+    EXPECT_THAT(copy_fault(from + 32 + past, to, 32), HasSubstr("outside all kernel memory"));
+  }
+}
+
+/// In ascending order the reader comes first: only the write can notice.
+__global__ void read_then_written(float* x, float* out) {
+  if (threadIdx.x == 0) out[0] = x[0];
+  if (threadIdx.x == 40) x[0] = 2.0f;
+}
+
+TEST(Checker, Sees_a_write_after_anothers_read) {
+  self_test::Under under({Order::ascending, 1, self_test::kNan});
+  Buffer<float> x(std::vector<float>(1, 1.0f), "x"), out(1, "out");
+  try {
+    launch(read_then_written, dim3(1), dim3(64), 0, nullptr, x, out);
+    ADD_FAILURE() << "no race was reported";
+  } catch (const Fault& e) {
+    EXPECT_THAT(e.what(), AllOf(HasSubstr("thread (40,0,0): race: write of 4 bytes at x + 0"),
+                                HasSubstr("; read by thread (0,0,0) at checker_test.cpp:")));
+  }
+}
+
+/// The two halves of a word in turn.
+__global__ void write_halves(bf16* x) { x[threadIdx.x % 2] = bf16(1.0f); }
 
 TEST(Checker, Tells_neighbouring_small_elements_apart) {
-  Buffer<bf16> x(64, "x");
-  launch(write_pairs, dim3(1), dim3(32), 0, nullptr, x, 2);
-  EXPECT_THROW(launch(write_pairs, dim3(1), dim3(32), 0, nullptr, x, 1), Fault);
+  self_test::Under under({Order::ascending, 1, self_test::kNan});
+  Buffer<bf16> x(2, "x");
+  launch(write_halves, dim3(1), dim3(2), 0, nullptr, x);
+  // The third writer meets the first one's half, after the second has written to the same word.
+  EXPECT_THROW(launch(write_halves, dim3(1), dim3(3), 0, nullptr, x), Fault);
 }
 
 TEST(Checker, Can_interrupt_threads_at_any_memory_access) {

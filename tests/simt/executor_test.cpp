@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <set>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -146,6 +147,21 @@ TEST(Barrier, Counts_predicates) {
   Buffer<int> out(3, "out");
   launch(counts, dim3(1), dim3(70), 0, nullptr, out);
   EXPECT_EQ(out.host(), (std::vector<int>{35, 1, 0}));
+}
+
+__global__ void first_warps(int* next, int* first) {
+  for (int i = 0; i < 16; ++i) {
+    if (threadIdx.x % 32 == 0 && atomicAdd(&next[i], 1) == 0) first[i] = threadIdx.x / 32;
+    __syncthreads();
+  }
+}
+
+TEST(Barrier, Gives_the_lead_to_another_warp_in_the_skewed_order) {
+  self_test::Under under({Order::skewed, 1, self_test::kNan});
+  Buffer<int> next(std::vector<int>(16, 0), "next"), first(16, "first");
+  launch(first_warps, dim3(1), dim3(256), 0, nullptr, next, first);
+  std::vector<int> warps = first.host();
+  EXPECT_GE(std::set<int>(warps.begin(), warps.end()).size(), 4u) << "of 8 warps, in 16 rounds";
 }
 
 // Warp collectives.
