@@ -20,7 +20,7 @@ namespace {
 
 using namespace safetensors_format;
 
-constexpr std::size_t kPiece = std::size_t{1} << 20;  // summed while it is still in the cache
+constexpr std::size_t kPiece = std::size_t{256} << 10;  // summed while it is still in the cache
 
 std::string reason_text(int reason) { return std::generic_category().message(reason); }
 

@@ -72,8 +72,8 @@ class SafetensorsFile {
   /// CRC32C of a tensor's bytes as they are in the file.
   std::uint32_t checksum(const TensorInfo& tensor) const;
 
-  /// Verifies every tensor (E-CKPT-014), to be called before the first one is used. Nothing to do for a file without
-  /// checksums, which its notes say.
+  /// Verifies every tensor (E-CKPT-014), to be called before the first one is used; a load that reads everything into
+  /// memory of its own first needs it not. Nothing to do for a file without checksums, which its notes say.
   void verify_checksums() const;
 
  private:

@@ -137,6 +137,8 @@ TEST(JsonScanner, Names_the_byte_that_is_wrong) {
       {"[1 2]", 3, "unexpected '2'; expected ',' or ']'"},
       {"\"\\ud800x\"", 1, "lone surrogate"},
       {"\"a\n\"", 2, "unexpected '\\x0a'; expected the end of the string, whose control characters are escaped"},
+      {"\"\\ud800\\u0041\"", 1, "lone surrogate"},
+      {"\"\\udc00\"", 1, "lone surrogate"},
       {"01", 1, "unexpected '1'; expected the end"},
       {"[[[", 2, "nested deeper than 2"},
   };
