@@ -273,6 +273,10 @@ std::vector<Rejected> metadata() {
       {"too few tensor digests",
        image_with_checksum(R"({"adjoint.crc32c.header":"00000000","adjoint.crc32c.tensors":"","adjoint.version":"1"})"),
        "E-CKPT-015", "each of 1 tensors"},
+      {"too many tensor digests",
+       image_with_checksum(R"({"adjoint.crc32c.header":"00000000",)"
+                           R"("adjoint.crc32c.tensors":"48674bc748674bc7","adjoint.version":"1"})"),
+       "E-CKPT-015", "each of 1 tensors"},
       {"upper-case tensor digests",
        image_with_checksum(R"({"adjoint.crc32c.header":"00000000",)"
                            R"("adjoint.crc32c.tensors":"48674BC7","adjoint.version":"1"})"),

@@ -104,6 +104,25 @@ TEST(SafetensorsWriter, Reproduces_the_golden_file_of_the_reference_byte_for_byt
   EXPECT_EQ(test::load(path), test::image("{}      "));
 }
 
+TEST(SafetensorsWriter, Keeps_the_format_of_its_checksums) {
+  // The checksums were computed by a bitwise implementation in another language.
+  const test::TemporaryDirectory directory;
+  const std::string path = directory.file("own.safetensors");
+  const std::uint8_t a[] = {1, 2, 3};
+  const float b[] = {1.0f, -2.5f};
+  const std::vector<TensorToWrite> tensors = {
+      {.name = "a", .dtype = FileDType::u8, .shape = {3}, .data = bytes_of(a)},
+      {.name = "b", .dtype = FileDType::f32, .shape = {2}, .data = bytes_of(b)},
+  };
+  write_safetensors(path, tensors, {{"format", "pt"}, {"adjoint.config", "{}"}});
+  const std::string bytes = test::load(path);
+  const std::string header =
+      R"({"__metadata__":{"adjoint.config":"{}","adjoint.crc32c.header":"8f5e6edc",)"
+      R"("adjoint.crc32c.tensors":"d5bd11cbf130f21e","adjoint.version":"1","format":"pt"},)"
+      R"("b":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"a":{"dtype":"U8","shape":[3],"data_offsets":[8,11]}}   )";
+  EXPECT_EQ(bytes.substr(0, bytes.size() - 11), test::image(header));
+}
+
 TEST(SafetensorsWriter, Writes_what_the_reader_reads_back) {
   const test::TemporaryDirectory directory;
   const std::string path = directory.file("round.safetensors");
@@ -216,7 +235,7 @@ class SavedFile : public testing::Test {
     const std::size_t half = payload / 2;
     tensors_ = {{.name = "b", .dtype = FileDType::f32, .shape = {half / 4}, .data = all.first(half)},
                 {.name = "w", .dtype = FileDType::f32, .shape = {half / 8, 2}, .data = all.last(half)}};
-    write_safetensors(path_, tensors_, {{"format", "pt"}, {"adjoint.step", "7"}});
+    write_safetensors(path_, tensors_, {{"format", "pt"}, {"adjoint.config", "{}"}});
     ASSERT_TRUE(loads(path_));
   }
 
