@@ -13,6 +13,8 @@ Generator::Generator(std::uint64_t seed, Device device) {
   state_.write(std::as_bytes(std::span(&start, 1)));
 }
 
+Generator::Generator(const Tensor& state) : state_(Tensor::empty_like(state)) { state_.copy_from(state); }
+
 Tensor Generator::draw(std::int64_t elements) {
   Tensor drawn = Tensor::empty(state_.shape(), DType::u8, state_.device());
   launch(state_.device(), RandomAdvance{.state = state_.data_as<PhiloxState>(),

@@ -12,6 +12,8 @@ namespace adjoint {
 class Generator {
  public:
   explicit Generator(std::uint64_t seed, Device device = {});
+  /// Goes on from a copy of another one's state(). Made by a kernel call, so also inside a recorded step.
+  explicit Generator(const Tensor& state);
 
   /// A tensor of numbers from [low, high), or from N(mean, stddev²). Not differentiable.
   Tensor uniform(const Shape& shape, double low, double high, DType dtype = DType::f32);

@@ -30,8 +30,9 @@ struct OpSample {
   double bytes = 0;
   /// False for a sample that is only forward (a result that is not differentiable at these inputs).
   bool check_gradient = true;
-  /// False where the reference cannot be exact, e.g. random masks that differ by layout.
-  bool smooth = true;
+  /// False if one input's gradient has several terms that are added one by one: then twice is double only up to
+  /// rounding.
+  bool doubles_exactly = true;
 };
 
 /// A call that must throw before anything is allocated or launched.

@@ -1,5 +1,7 @@
 #include "engine/scope.h"
 
+#include <fmt/format.h>
+
 namespace adjoint {
 
 ScopeName*& ScopeName::innermost() {
@@ -11,7 +13,7 @@ std::string ScopeName::path() {
   std::string path;
   for (const ScopeName* s = innermost(); s != nullptr; s = s->outer_) {
     if (*s->name_ == 0) continue;
-    path = path.empty() ? s->name_ : s->name_ + ("." + path);
+    path = fmt::format("{}{}{}", s->name_, path.empty() ? "" : ".", path);
   }
   return path;
 }

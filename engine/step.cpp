@@ -4,6 +4,7 @@
 
 #include <cstring>
 
+#include "engine/ops.h"
 #include "engine/scope.h"
 
 namespace adjoint {
@@ -34,13 +35,14 @@ struct RecordingScope {
 };
 
 std::vector<std::byte> bytes_of(const Tensor& t) {
-  std::vector<std::byte> bytes(t.bytes());
-  if (!bytes.empty()) std::memcpy(bytes.data(), t.data(), bytes.size());
+  const Tensor dense = contiguous(t.detached());  // an output may be a view
+  std::vector<std::byte> bytes(dense.bytes());
+  if (!bytes.empty()) std::memcpy(bytes.data(), dense.data(), bytes.size());
   return bytes;
 }
 
 void require_equal(const Tensor& t, const std::vector<std::byte>& expected, const char* kind, std::size_t index) {
-  const auto* actual = static_cast<const std::byte*>(t.data());
+  const std::vector<std::byte> actual = bytes_of(t);
   for (std::size_t i = 0; i < expected.size(); ++i) {
     ADJOINT_CHECK(actual[i] == expected[i], "E-STEP-003", Exit::bug,
                   fmt::format("step: {} {} of shape {} differs between the plain run and the replay at element {}; "

@@ -208,6 +208,7 @@ Tensors inputs_of(const Case& c, Generator& random, bool with_v) {
   for (const auto* lengths : {&c.key_lengths, &c.query_lengths})
     if (!lengths->empty())
       in.push_back(Tensor::from(std::span<const std::int32_t>(*lengths), {static_cast<std::int64_t>(lengths->size())}));
+  if (with_v) in.push_back(Generator(7).state());
   return in;
 }
 
@@ -220,7 +221,7 @@ std::vector<OpSample> samples(Generator& random) {
          .inputs = inputs_of(c, random, true),
          .run =
              [c](auto in) {
-               Generator generator(7, in[0].device());
+               Generator generator(in.back());
                return Tensors{attention(in[0], in[1], in[2], options_of(c, in, 3, &generator))};
              },
          .reference = [c](auto in) { return Tensors{composite(in[0], in[1], in[2], options_of(c, in, 3, nullptr))}; },

@@ -38,10 +38,10 @@ std::vector<OpSample> samples(Generator& random) {
   for (const double p : {0.0, 0.3, 0.9})
     for (const Shape& shape : {Shape{3, 33}, Shape{1}, Shape{0}})
       samples.push_back({.label = fmt::format("{} p {}", text(shape), p),
-                         .inputs = {random.normal(shape, 0, 1, DType::f64)},
+                         .inputs = {random.normal(shape, 0, 1, DType::f64), Generator(kSeed).state()},
                          .run =
                              [p](auto in) {
-                               Generator generator(kSeed, in[0].device());
+                               Generator generator(in[1]);
                                return Tensors{dropout(in[0], p, generator)};
                              },
                          .reference = [p](auto in) { return Tensors{composite(in[0], p)}; },

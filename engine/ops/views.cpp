@@ -367,7 +367,8 @@ const OpRegistration slice_registration{
                                          gather(in[0], {4, 3}, [](auto& i) {
                                            return std::vector{i[0], i[1] + 2};
                                          }))};
-                    }},
+                    },
+                .doubles_exactly = false},
                {.label = "nothing",
                 .inputs = {normal(random, {3})},
                 .run = [](auto in) { return Tensors{slice(in[0], 0, 2, 2)}; },
@@ -454,7 +455,8 @@ const OpRegistration concat_registration{
                       const std::vector<double> copy = v;
                       v.insert(v.end(), copy.begin(), copy.end());
                       return Tensors{Tensor::from(std::span<const double>(v), {4, 3}, in[0].dtype())};
-                    }}};
+                    },
+                .doubles_exactly = false}};
          },
      .bad_inputs =
          [] {

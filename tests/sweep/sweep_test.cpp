@@ -123,7 +123,13 @@ TEST_P(Sweep, Precision_is_that_of_its_reference) {
       for (const int input : differentiable_inputs(sample)) {
         const std::size_t k = static_cast<std::size_t>(input);
         const auto [worst, size] = error(g[k], g_exact[k]);
-        const double allowed = 3 * error(g_composite[k], g_exact[k]).first + 16 * epsilon(dtype) * size;
+        // A gradient that cancels is as exact as its terms, which are of the size of the incoming gradient.
+        double incoming = 0;
+        for (const Tensor& c : v64)
+          if (c.defined())
+            for (const double x : c.to_vector()) incoming = std::max(incoming, std::abs(x));
+        const double allowed =
+            3 * error(g_composite[k], g_exact[k]).first + 32 * epsilon(dtype) * std::max(size, incoming);
         EXPECT_LE(worst, allowed) << record().name << " " << sample.label << " gradient " << input << " in "
                                   << name(dtype);
       }
@@ -278,7 +284,7 @@ TEST_P(Sweep, Bad_inputs_throw_their_message) {
       ADD_FAILURE() << record().name << ": '" << input.label << "' did not throw";
     } catch (const Error& e) {
       const std::string said = e.code() + ": " + e.what();
-      EXPECT_TRUE(std::regex_search(said, std::regex(input.message, std::regex::extended)))
+      EXPECT_TRUE(std::regex_search(said, std::regex(input.message)))
           << record().name << ": '" << input.label << "' said: " << said << "\nexpected: " << input.message;
       EXPECT_EQ(e.exit(), Exit::data);
       EXPECT_LE(said.size(), 400u);
