@@ -142,7 +142,7 @@ std::string check_directions(const OpSample& sample, const GradientFunction& gra
     // Relative to the size of the terms: a sum that cancels has no small relative error.
     const double tolerance =
         1e-7 * std::max(magnitude / std::sqrt(static_cast<double>(std::max<std::size_t>(at, 1))), std::abs(numeric)) +
-        1e-10;
+        rounding + 1e-10;
     if (!(std::abs(numeric - analytic) <= tolerance)) {
       return fmt::format(
           "input {}, direction {}: numeric {:.12g}, analytic {:.12g}, difference {:.3g} over tolerance {:.3g} "
