@@ -261,9 +261,8 @@ class EntryReader {
       if (extent != 0) bits *= extent;
     }
     if (too_large || bits.overflowed()) {
-      reject_("E-CKPT-008", fmt::format("{}: shape {} of {}: its size overflows; expected extents up to 2^48 - 1 and a "
-                                        "size below 2^61 bytes",
-                                        tensor_place(), shape_text(tensor_.shape), name(tensor_.dtype)));
+      reject_("E-CKPT-008", fmt::format("{}: shape {} of {} overflows; expected extents below 2^48", tensor_place(),
+                                        shape_text(tensor_.shape), name(tensor_.dtype)));
     }
     if (is_empty) return 0;
     if (bits.value() % 8 != 0) {

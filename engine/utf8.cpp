@@ -4,6 +4,8 @@
 
 #include <cstdint>
 #include <cstring>
+#include <iterator>
+#include <vector>
 
 namespace adjoint {
 namespace {
@@ -40,6 +42,38 @@ bool must_escape(std::string_view sequence) {
   return (second == 0x80 && third >= 0xa8 && third <= 0xae) || (second == 0x81 && third >= 0xa6 && third <= 0xa9);
 }
 
+bool is_continuation(char c) { return (static_cast<unsigned char>(c) & 0xc0u) == 0x80u; }
+
+// Character by character.
+std::vector<std::string> escaped(std::string_view text) {
+  std::vector<std::string> characters;
+  while (!text.empty()) {
+    const std::size_t length = sequence_length(text.substr(0, 4));
+    const std::string_view sequence = text.substr(0, length == 0 ? 1 : length);
+    std::string& character = characters.emplace_back();
+    if (length == 0 || must_escape(sequence)) {
+      for (const char c : sequence) character += fmt::format("\\x{:02x}", static_cast<unsigned char>(c));
+    } else {
+      character = sequence;
+    }
+    text.remove_prefix(sequence.size());
+  }
+  return characters;
+}
+
+// The start of one text and the end of another, half of `limit` bytes each.
+std::string shorten(const std::vector<std::string>& head, const std::vector<std::string>& tail, std::size_t limit) {
+  std::string start;
+  for (auto next = head.begin(); next != head.end() && start.size() + next->size() <= limit / 2; ++next) start += *next;
+  auto first = tail.end();
+  for (std::size_t size = 0; first != tail.begin() && size + std::prev(first)->size() <= limit / 2; --first) {
+    size += std::prev(first)->size();
+  }
+  start += "…";
+  for (; first != tail.end(); ++first) start += *first;
+  return start;
+}
+
 }  // namespace
 
 std::size_t find_invalid_utf8(std::string_view text) {
@@ -60,35 +94,18 @@ std::size_t find_invalid_utf8(std::string_view text) {
 }
 
 std::string printable(std::string_view text, std::size_t limit) {
-  std::string head;
-  std::string tail;
-  const auto append = [](std::string& out, std::string_view part) {
-    while (!part.empty()) {
-      const std::size_t length = sequence_length(part.substr(0, 4));
-      const std::string_view sequence = part.substr(0, length == 0 ? 1 : length);
-      if (length == 0 || must_escape(sequence)) {
-        for (const char c : sequence) out += fmt::format("\\x{:02x}", static_cast<unsigned char>(c));
-      } else {
-        out += sequence;
-      }
-      part.remove_prefix(sequence.size());
-    }
-  };
-  if (text.size() <= limit) {
-    append(head, text);
-    return head;
+  // A character takes at most four times its bytes, so what lies further inside a long text cannot be shown.
+  if (text.size() > 4 * limit) {
+    std::size_t tail = text.size() - 2 * limit;
+    while (tail < text.size() && is_continuation(text[tail])) ++tail;
+    return shorten(escaped(text.substr(0, 2 * limit)), escaped(text.substr(tail)), limit);
   }
-  // Cut between characters: a continuation byte never starts a part.
-  const auto is_inside = [&](std::size_t i) { return (static_cast<unsigned char>(text[i]) & 0xc0u) == 0x80u; };
-  std::size_t head_end = limit / 2;
-  std::size_t tail_begin = text.size() - limit / 2;
-  for (int i = 0; i < 3 && head_end > 0 && is_inside(head_end); ++i) --head_end;
-  for (int i = 0; i < 3 && tail_begin + 1 < text.size() && is_inside(tail_begin); ++i) ++tail_begin;
-  append(head, text.substr(0, head_end));
-  append(tail, text.substr(tail_begin));
-  return head + "…" + tail;
+  const std::vector<std::string> characters = escaped(text);
+  std::string whole;
+  for (const std::string& character : characters) whole += character;
+  return whole.size() <= limit ? whole : shorten(characters, characters, limit);
 }
 
-std::string in_quotes(std::string_view name) { return "\"" + printable(name, 60) + "\""; }
+std::string in_quotes(std::string_view name) { return "\"" + printable(name, 48) + "\""; }
 
 }  // namespace adjoint

@@ -12,8 +12,8 @@ namespace adjoint {
 std::size_t find_invalid_utf8(std::string_view text);
 
 /// The text as it may be shown on one line of a terminal: control characters, direction overrides and invalid bytes
-/// become \xNN, and what is longer than `limit` bytes loses its middle.
-std::string printable(std::string_view text, std::size_t limit = 80);
+/// become \xNN, and what would then be longer than `limit` bytes loses its middle.
+std::string printable(std::string_view text, std::size_t limit = 70);
 
 /// A name from a file, printable and in quotes.
 std::string in_quotes(std::string_view name);

@@ -207,6 +207,18 @@ TEST_F(Save, Goes_on_after_a_short_write) {
   }
 }
 
+TEST_F(Save, Does_not_wait_for_a_disk_that_takes_nothing) {
+  const FaultySystem system;
+  system_calls().write = [](int, const void*, std::size_t) -> ssize_t { return 0; };
+  try {
+    run();
+    ADD_FAILURE() << "saved";
+  } catch (const Error& error) {
+    EXPECT_THAT(error.line(), ContainsRegex("E-IO-005.*No space"));
+  }
+  EXPECT_EQ(directory_.entries(), 0u);
+}
+
 TEST_F(Save, Turns_the_limit_of_file_sizes_into_an_error) {
   test::save(path_, "previous");
   rlimit old_limit;
@@ -328,6 +340,10 @@ TEST(SafetensorsFile, Reports_each_failing_call_of_a_load) {
   for (const auto& [call, count] : calls) {
     for (int at = 0; at < count; ++at) {
       SCOPED_TRACE(fmt::format("{} {}", call, at));
+      if (call == "pread" || call == "openat") {  // an interrupted call is repeated
+        const FaultySystem system({.call = call, .at = at, .reason = EINTR});
+        EXPECT_NO_THROW(load());
+      }
       const FaultySystem system({.call = call, .at = at, .reason = EIO});
       try {
         load();

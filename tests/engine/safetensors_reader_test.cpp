@@ -9,6 +9,7 @@
 #include <limits>
 
 #include "engine/safetensors.h"
+#include "engine/utf8.h"
 #include "kernels/base/error.h"
 #include "tests/engine/safetensors_images.h"
 
@@ -458,6 +459,36 @@ TEST(SafetensorsReader, Shows_hostile_names_harmlessly) {
   } catch (const Error& error) {
     EXPECT_THAT(error.what(), ContainsRegex("\\\\x1b]0;x\\\\x07\\\\xe2\\\\x80\\\\xae"));
     EXPECT_LE(error.line().size(), 400u);
+  }
+}
+
+TEST(SafetensorsReader, Keeps_messages_short_whatever_the_names) {
+  const std::string place = "/a/long/path" + std::string(300, '/') + "model.safetensors";
+  const std::string hostile = [] {
+    std::string text;
+    for (int i = 0; i < 500; ++i) text += "\\u0001";
+    return text;
+  }();
+  const std::string huge = "18446744073709551615";
+  std::string shape = huge;
+  for (int i = 1; i < 8; ++i) shape += "," + huge;
+  const std::string texts[] = {
+      "{" + entry(hostile, hostile, "1", "0,4") + "}",
+      "{" + entry(hostile, "F8_E4M3FNUZ", shape, "0,4") + "}",
+      "{" + entry(hostile, "F8_E4M3FNUZ", "1", huge + "," + huge) + "}",
+      "{" + entry(hostile, "F8_E4M3FNUZ", "281474976710655", "0," + huge) + "}",
+      "{" + entry(hostile, "F8_E4M3FNUZ", "1", "0,1") + "," + entry(hostile + "b", "U8", "1", "0,1") + "}",
+      "{\"" + hostile + "\":{\"" + hostile + "\":1,\"" + hostile + "\":1}}",
+      "{\"" + hostile + "\":{\"shape\":\"" + hostile + "\"}}",
+      "{\"__metadata__\":{\"" + hostile + "\":" + huge + huge + huge + huge + "}}",
+  };
+  for (const std::string& text : texts) {
+    try {
+      parse_safetensors_header(printable(place), text, 1);
+      ADD_FAILURE() << "accepted " << text;
+    } catch (const Error& error) {
+      EXPECT_LE(("adjoint: " + error.line()).size(), 400u) << error.line();
+    }
   }
 }
 

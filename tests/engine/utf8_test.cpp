@@ -73,6 +73,9 @@ TEST(Utf8, Prints_nothing_that_a_terminal_would_act_on) {
   EXPECT_EQ(printable("0123456789", 10), "0123456789");
   EXPECT_EQ(printable("0123456789a", 10), "01234…6789a");
   EXPECT_EQ(printable("0123\xc3\xa9\xc3\xa9\xc3\xa9\xc3\xa9", 10), "0123…\xc3\xa9\xc3\xa9");
+  EXPECT_EQ(printable("\x01\x01\x01\x01", 8), "\\x01…\\x01") << "the limit is on what is shown";
+  EXPECT_EQ(printable(std::string(100'000, '\x01'), 10), "\\x01…\\x01");
+  EXPECT_EQ(printable(std::string(1000, 'a') + "\xe2\x82\xac", 6), "aaa…\xe2\x82\xac");
   EXPECT_EQ(in_quotes("w"), "\"w\"");
 }
 
