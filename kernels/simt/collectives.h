@@ -20,7 +20,8 @@ struct Location {
   }
 };
 
-/// Ends the launch with a Fault that names the running block and thread. Does not return to the kernel.
+/// Ends the launch with a Fault that names the running block and thread. Does not return to the kernel, whose stack is
+/// abandoned: a message made of other strings is finished in a statement of its own, or these are never freed.
 [[noreturn]] void fail(std::string text);
 /// The same, with "WHAT at FILE:LINE: " in front.
 [[noreturn]] void fail_at(const char* what, Location at, std::string text);

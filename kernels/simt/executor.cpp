@@ -156,7 +156,9 @@ ADJOINT_SIMT_RAW void lane_main() {
     if (!try_complete(warp_index, i)) ++i;
   }
   if (machine.arrived != 0) {
-    fail(fmt::format("thread returned while others wait in {}", place(machine.barrier, machine.barrier_at)));
+    std::string text =
+        fmt::format("thread returned while others wait in {}", place(machine.barrier, machine.barrier_at));
+    fail(std::move(text));
   }
   run_next(me.fiber, true);
   std::abort();
@@ -270,12 +272,14 @@ ADJOINT_SIMT_RAW int block_barrier(const char* what, bool predicate, Location at
     machine.barrier_at = at;
   }
   if (std::strcmp(what, machine.barrier) != 0 || !same(at, machine.barrier_at)) {
-    fail(fmt::format("divergent barrier: this thread is in {}, others wait in {}", place(what, at),
-                     place(machine.barrier, machine.barrier_at)));
+    std::string text = fmt::format("divergent barrier: this thread is in {}, others wait in {}", place(what, at),
+                                   place(machine.barrier, machine.barrier_at));
+    fail(std::move(text));
   }
   if (machine.alive != machine.threads) {
-    fail(fmt::format("{} after {} threads of the block have returned", place(what, at),
-                     machine.threads - machine.alive));
+    std::string text =
+        fmt::format("{} after {} threads of the block have returned", place(what, at), machine.threads - machine.alive);
+    fail(std::move(text));
   }
   me.waits_in = what;
   me.waits_at = at;
@@ -294,10 +298,12 @@ ADJOINT_SIMT_RAW void collective(const char* what, unsigned mask, Location at, b
   unsigned lane = me.index % 32;
   Warp& warp = machine.warps[me.index / 32];
   if ((mask >> lane & 1) == 0) {
-    fail(fmt::format("{}: mask {:#010x} does not name the calling lane {}", place(what, at), mask, lane));
+    std::string text = fmt::format("{}: mask {:#010x} does not name the calling lane {}", place(what, at), mask, lane);
+    fail(std::move(text));
   }
   if (aligned && (mask & ~warp.done & warp.exists) != 0xffffffffu) {
-    fail(fmt::format("{} needs the whole warp", place(what, at)));
+    std::string text = fmt::format("{} needs the whole warp", place(what, at));
+    fail(std::move(text));
   }
   me.waits_in = what;
   me.waits_at = at;
@@ -308,8 +314,9 @@ ADJOINT_SIMT_RAW void collective(const char* what, unsigned mask, Location at, b
   if (i == warp.pending_count) warp.pending[warp.pending_count++] = Pending{mask, 0, what, complete, at};
   Pending& pending = warp.pending[i];
   if (pending.complete != complete || std::strcmp(pending.what, what) != 0 || (aligned && !same(pending.at, at))) {
-    fail(fmt::format("warp mismatch: this thread is in {}, its warp waits in {}", place(what, at),
-                     place(pending.what, pending.at)));
+    std::string text = fmt::format("warp mismatch: this thread is in {}, its warp waits in {}", place(what, at),
+                                   place(pending.what, pending.at));
+    fail(std::move(text));
   }
   pending.arrived |= 1u << lane;
   try_complete(me.index / 32, i);
