@@ -73,6 +73,11 @@ inline std::string entry(std::string_view name, std::string_view dtype, std::str
   return fmt::format("\"{}\":{{\"dtype\":\"{}\",\"shape\":[{}],\"data_offsets\":[{}]}}", name, dtype, shape, offsets);
 }
 
+/// A file with one tensor "w".
+inline std::string w(std::string_view dtype, std::string_view shape, std::string_view offsets, std::size_t payload) {
+  return image("{" + entry("w", dtype, shape, offsets) + "}", payload);
+}
+
 /// A file with one F32[1] and this __metadata__ value, right in everything else.
 inline std::string image_with_metadata(std::string_view metadata) {
   return image(fmt::format("{{\"__metadata__\":{},{}}}", metadata, entry("w", "F32", "1", "0,4")), 4);
