@@ -95,12 +95,6 @@ class Training {
   std::int64_t longest_ = 0;
 };
 
-nlohmann::ordered_json json_of(const app::Metrics& metrics) {
-  nlohmann::ordered_json object = nlohmann::ordered_json::object();
-  for (const auto& [name, value] : metrics) object[name] = value;
-  return object;
-}
-
 std::vector<std::string> table_row(const std::string& model, const nlohmann::ordered_json& report) {
   const auto percent = [&](const char* metric) {
     return fmt::format("{:.2f} %", 100 * report["val"][metric].get<double>());
@@ -230,8 +224,8 @@ int train(const app::Settings& settings) {
                                 {"elapsed_s", seconds},
                                 {"steps_per_s", static_cast<double>(result.state.step) / seconds},
                                 {"ending", app::name(result.ending)},
-                                {"val", json_of(val)},
-                                {"last", json_of(result.last)},
+                                {"val", app::as_json(val)},
+                                {"last", app::as_json(result.last)},
                                 {"best_step", result.state.best_step},
                                 {"first_loss", result.first_loss},
                                 {"last_loss", result.last_loss},

@@ -168,7 +168,7 @@ TEST_F(ReverseString, Dry_run_overfit_max_steps_and_requirements_do_what_they_sa
   const Outcome few = run(std::string(kSmall) + "--max-steps 1 --json");
   EXPECT_EQ(json::parse(few.out)["steps"], 1);
   fs::remove_all(folder_ / "run");
-  const Outcome unmet = run(std::string(kSmall) + "--require exact_match>=0.999 ");
+  const Outcome unmet = run(std::string(kSmall) + "--require 'exact_match>=0.999'");
   EXPECT_EQ(unmet.exit, 8);
   fs::remove_all(folder_ / "run");
   const Outcome over = run(std::string(kSmall) + "--overfit-batch --epochs 200 --json");
