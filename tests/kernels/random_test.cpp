@@ -100,6 +100,19 @@ TEST(Dropout, Keeps_an_element_if_its_word_is_not_below_p) {
   }
 }
 
+TEST(Dropout, Keeps_an_element_whose_number_is_exactly_p) {
+  const double p = philox_uniform(philox_word(kKey, kState.counter, 17));
+  ASSERT_GT(p, 0);
+  for (DType dtype : kFloats) {
+    Array x(dtype, {18}), y(dtype, {18});
+    x.random(1, 1, 2);
+    run(at(), Dropout{dtype, 18, &kState, p, x.data(), y.data()});
+    EXPECT_NE(y[17], 0);
+    run(at(), Dropout{dtype, 18, &kState, p + 1e-9, x.data(), y.data()});
+    EXPECT_EQ(y[17], 0);
+  }
+}
+
 TEST(Dropout, Draws_the_same_mask_in_every_dtype) {
   constexpr std::int64_t kSize = 5000;
   std::vector<bool> mask;
