@@ -80,8 +80,11 @@ inline Vec<float> exp_of_sum(Vec<float> high, Vec<float> low) {
   p = p * r + 5.0000001201e-1f;
   const Vec<float> y = p * (r * r) + (r + 1.0f);
 #if defined(__AVX512F__) && defined(__AVX512DQ__)
+  // Lanes at the lower end are set to 0 rather than scaled: each underflow takes the processor some 150 cycles.
+  const __mmask16 not_zero =
+      _mm512_cmp_ps_mask(reinterpret_cast<__m512>(high + low), _mm512_set1_ps(-104.0f), _CMP_NLE_UQ);
   return reinterpret_cast<Vec<float>>(
-      _mm512_maskz_scalef_ps(0xffff, reinterpret_cast<__m512>(y), reinterpret_cast<__m512>(n)));
+      _mm512_maskz_scalef_ps(not_zero, reinterpret_cast<__m512>(y), reinterpret_cast<__m512>(n)));
 #else
   // 2^n in two factors, so that the ends of the range (subnormals, 2^128) are reached without an exponent overflow.
   const Vec<std::int32_t> i = __builtin_convertvector(n == n ? n : n - n, Vec<std::int32_t>);
