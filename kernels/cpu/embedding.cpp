@@ -12,54 +12,82 @@
 namespace adjoint::cpu {
 namespace {
 
-constexpr std::int64_t kTokensPerChunk = 256;
-constexpr std::int64_t kColumnsPerChunk =
-    64;  // of the gradient: each worker owns columns, so no two add to one element
+constexpr std::int64_t kTokensPerChunk = 64;
+constexpr std::int64_t kRowsPerChunk = 1024;
 
 void check_ids(const EmbeddingForward& call) {
+  const std::int64_t per_example = std::max<std::int64_t>(call.ids_per_example, 1);
   for (std::int64_t t = 0; t < call.tokens; ++t) {
     ADJOINT_CHECK(
         call.ids[t] >= 0 && call.ids[t] < call.rows, "E-OP-010", Exit::data,
         fmt::format("embedding: example {}, position {}: index {}, table has {} rows; vocabulary of another run?",
-                    t / call.ids_per_example, t % call.ids_per_example, call.ids[t], call.rows));
+                    t / per_example, t % per_example, call.ids[t], call.rows));
   }
 }
 
-/// Columns [begin, end) of the gradient, token by token in order.
-template <class T>
-void scatter(const EmbeddingBackward& call, std::int64_t begin, std::int64_t end, acc_t<T>* sums) {
+/// For each row of the table the tokens that name it, in order: first[row], then next[token] …, -1 at the end.
+struct TokenLists {
+  std::int32_t* first;
+  std::int32_t* next;
+
+  explicit TokenLists(const EmbeddingBackward& call)
+      : first(static_cast<std::int32_t*>(call.scratch)), next(first + call.rows) {
+    std::fill_n(first, call.rows, -1);
+    for (std::int64_t t = call.tokens - 1; t >= 0; --t) {
+      const std::int32_t row = call.ids[t];
+      if (row == call.padding_row) continue;
+      next[t] = first[row];
+      first[row] = static_cast<std::int32_t>(t);
+    }
+  }
+};
+
+/// V registers of one row of the gradient, the last one with `last` lanes.
+template <int V, class T>
+void sum_tokens(const TokenLists& lists, std::int64_t row, const T* dy, std::int64_t width, T* out, int last,
+                bool accumulate) {
   using A = acc_t<T>;
+  constexpr int lanes = kLanes<A>;
+  Vec<A> sum[V] = {};
+  for (std::int32_t t = lists.first[row]; t >= 0; t = lists.next[t]) {
+    const T* from = dy + t * width;
+#pragma GCC unroll 8
+    for (int v = 0; v < V - 1; ++v) sum[v] += load(from + v * lanes);
+    sum[V - 1] += last == lanes ? load(from + (V - 1) * lanes) : load_first(from + (V - 1) * lanes, last);
+  }
+#pragma GCC unroll 8
+  for (int v = 0; v < V - 1; ++v) put(out + v * lanes, sum[v], accumulate);
+  if (last == lanes) {
+    put(out + (V - 1) * lanes, sum[V - 1], accumulate);
+  } else {
+    put_first(out + (V - 1) * lanes, sum[V - 1], last, accumulate);
+  }
+}
+
+/// The rows of the gradient that tokens [begin, end) are the first to name.
+template <class T>
+void sum_rows(const EmbeddingBackward& call, const TokenLists& lists, std::int64_t begin, std::int64_t end) {
+  constexpr int lanes = kLanes<acc_t<T>>;
+  const std::int64_t width = call.width;
   const T* dy = static_cast<const T*>(call.dy);
-  T* table = static_cast<T*>(call.dtable.data);
-  const std::int64_t width = end - begin;
-  if constexpr (std::is_same_v<T, A>) {  // the gradient itself holds the sums
-    if (!call.dtable.accumulate)
-      for (std::int64_t r = 0; r < call.rows; ++r) std::fill_n(table + r * call.width + begin, width, T(0));
-    for (std::int64_t t = 0; t < call.tokens; ++t) {
-      if (call.ids[t] == call.padding_row) continue;
-      T* row = table + call.ids[t] * call.width + begin;
-      const T* from = dy + t * call.width + begin;
-      for (std::int64_t i = 0; i < width; ++i) row[i] += from[i];
+  for (std::int64_t t = begin; t < end; ++t) {
+    const std::int64_t row = call.ids[t];
+    if (row == call.padding_row || lists.first[row] != t) continue;
+    T* out = static_cast<T*>(call.dtable.data) + row * width;
+    std::int64_t i = 0;
+    for (; i + 4 * lanes <= width; i += 4 * lanes)
+      sum_tokens<4>(lists, row, dy + i, width, out + i, lanes, call.dtable.accumulate);
+    for (; i < width; i += lanes) {
+      const int count = static_cast<int>(std::min<std::int64_t>(lanes, width - i));
+      sum_tokens<1>(lists, row, dy + i, width, out + i, count, call.dtable.accumulate);
     }
-  } else {  // one rounding at the end
-    std::fill_n(sums, call.rows * width, A(0));
-    for (std::int64_t t = 0; t < call.tokens; ++t) {
-      if (call.ids[t] == call.padding_row) continue;
-      for (std::int64_t i = 0; i < width; ++i)
-        sums[call.ids[t] * width + i] += static_cast<A>(dy[t * call.width + begin + i]);
-    }
-    for (std::int64_t r = 0; r < call.rows; ++r)
-      for (std::int64_t i = 0; i < width; ++i) {
-        T& o = table[r * call.width + begin + i];
-        o = static_cast<T>(call.dtable.accumulate ? static_cast<A>(o) + sums[r * width + i] : sums[r * width + i]);
-      }
   }
 }
 
 }  // namespace
 
 std::size_t scratch_bytes(const EmbeddingBackward& call) {
-  return call.dtype == DType::bf16 ? static_cast<std::size_t>(call.rows * call.width) * sizeof(float) : 0;
+  return static_cast<std::size_t>(call.rows + call.tokens) * sizeof(std::int32_t);
 }
 
 void run(const At& at, const EmbeddingForward& call) {
@@ -77,12 +105,19 @@ void run(const At& at, const EmbeddingForward& call) {
 
 void run(const At& at, const EmbeddingBackward& call) {
   if (call.dtable.data == nullptr) return;
+  if (!call.dtable.accumulate) {
+    const std::size_t bytes = static_cast<std::size_t>(call.width) * size_of(call.dtype);
+    char* table = static_cast<char*>(call.dtable.data);
+    parallel_for(at, call.rows, kRowsPerChunk, call.width / 16 + 1, [&](std::int64_t begin, std::int64_t end) {
+      if (bytes > 0)
+        std::memset(table + static_cast<std::size_t>(begin) * bytes, 0, static_cast<std::size_t>(end - begin) * bytes);
+    });
+  }
+  const TokenLists lists(call);
   visit_float(call.dtype, [&](auto type) {
     using T = typename decltype(type)::type;
-    parallel_for(at, call.width, kColumnsPerChunk, (call.tokens + call.rows) / 8 + 1,
-                 [&](std::int64_t begin, std::int64_t end) {
-                   scatter<T>(call, begin, end, static_cast<acc_t<T>*>(call.scratch) + call.rows * begin);
-                 });
+    parallel_for(at, call.tokens, kTokensPerChunk, call.width / 2 + 1,
+                 [&](std::int64_t begin, std::int64_t end) { sum_rows<T>(call, lists, begin, end); });
   });
 }
 
