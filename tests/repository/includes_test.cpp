@@ -101,4 +101,18 @@ TEST(Coverage, Every_public_op_has_a_record) {
   for (const std::string& op : declared) EXPECT_TRUE(recorded.count(op)) << op << " has no OpRecord";
 }
 
+std::string text_of(const fs::path& path) {
+  std::stringstream text;
+  text << std::ifstream(path).rdbuf();
+  return text.str();
+}
+
+TEST(Readme, Shows_the_program_that_is_tested) {
+  const std::string readme = text_of(fs::path(ADJOINT_SOURCE_DIR) / "README.md");
+  const std::string program = text_of(fs::path(ADJOINT_SOURCE_DIR) / "tests" / "example" / "main.cpp");
+  const std::size_t begin = readme.find("```cpp\n") + 7, end = readme.find("```", begin);
+  ASSERT_NE(end, std::string::npos);
+  EXPECT_EQ(program.substr(program.find('\n') + 1), readme.substr(begin, end - begin));
+}
+
 }  // namespace
