@@ -129,7 +129,7 @@ void add_train_options(app::OptionTable& table) {
                           "progress", "color",        "quiet",         "json"});
   table.group("Output");
   table.add(app::path("beside", "DIR", "a finished run to show in the same table").for_this_call());
-  table.defaults({{"epochs", std::int64_t{12}},
+  table.defaults({{"epochs", std::int64_t{8}},
                   {"batch-size", std::int64_t{32}},
                   {"lr", 4e-3},
                   {"clip", 1.0},
