@@ -33,7 +33,9 @@ class EntryReader {
   }
 
   void read() {
-    if (json_.peek() != Kind::object) reject_("E-CKPT-005", "header is " + describe() + "; expected an object");
+    if (json_.peek() != Kind::object) {
+      reject_("E-CKPT-005", fmt::format("header is {}; expected an object", describe()));
+    }
     json_.enter_object();
     bool has_metadata = false;
     std::string key;
@@ -53,7 +55,7 @@ class EntryReader {
   }
 
  private:
-  std::string tensor_place() const { return "tensor " + in_quotes(tensor_.name); }
+  std::string tensor_place() const { return fmt::format("tensor {}", in_quotes(tensor_.name)); }
 
   // The next value as a message shows it. Reading it first finds errors of syntax, which go before errors of meaning.
   std::string describe() {
@@ -117,7 +119,7 @@ class EntryReader {
       if (header_.metadata.size() == kMaxMetadataKeys) {
         reject_("E-CKPT-018", fmt::format("{} has more keys than the limit {}", kMetadata, kMaxMetadataKeys));
       }
-      if (json_.peek() != Kind::string) reject_type(": value of " + in_quotes(key), describe());
+      if (json_.peek() != Kind::string) reject_type(fmt::format(": value of {}", in_quotes(key)), describe());
       json_.read_string(value);
       const auto [at, is_new] = header_.metadata.try_emplace(std::move(key), std::move(value));
       if (!is_new) reject_("E-CKPT-006", fmt::format("{}: duplicate key {}", kMetadata, in_quotes(at->first)));

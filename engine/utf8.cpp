@@ -106,6 +106,6 @@ std::string printable(std::string_view text, std::size_t limit) {
   return whole.size() <= limit ? whole : shorten(characters, characters, limit);
 }
 
-std::string in_quotes(std::string_view name) { return "\"" + printable(name, 48) + "\""; }
+std::string in_quotes(std::string_view name) { return fmt::format("\"{}\"", printable(name, 48)); }
 
 }  // namespace adjoint
