@@ -53,11 +53,12 @@ class ReverseString : public ::testing::Test {
 };
 
 constexpr const char* kSmall =
-    "train --letters abc --min-length 2 --max-length 4 --train-strings 60 --validation-strings 20 --hidden 16 --epochs "
-    "2 --out run ";
+    "train --letters abc --min-length 2 --max-length 4 --train-strings 60 --validation-strings 20 --hidden 16 --out "
+    "run ";
+constexpr const char* kTwoEpochs = "--epochs 2 ";
 
 TEST_F(ReverseString, Trains_and_keeps_a_complete_run_folder) {
-  const Outcome r = run(std::string(kSmall) + "--json");
+  const Outcome r = run(std::string(kSmall) + kTwoEpochs + "--json");
   ASSERT_EQ(r.exit, 0) << r.err;
   const json report = json::parse(r.out);
   for (const char* key : {"app", "seed", "device", "parameters", "steps", "elapsed_s", "steps_per_s"})
@@ -76,7 +77,7 @@ TEST_F(ReverseString, The_same_seed_gives_the_same_weights_for_any_number_of_thr
   std::string first;
   for (const char* threads : {"1", "2", "4"}) {
     fs::remove_all(folder_ / "run");
-    ASSERT_EQ(run(std::string(kSmall) + "--threads " + threads).exit, 0);
+    ASSERT_EQ(run(std::string(kSmall) + kTwoEpochs + "--threads " + threads).exit, 0);
     // The configuration in the metadata names the threads, so compare what follows the header.
     const std::string file = read("run/model.safetensors");
     std::uint64_t header = 0;
@@ -86,7 +87,7 @@ TEST_F(ReverseString, The_same_seed_gives_the_same_weights_for_any_number_of_thr
     EXPECT_EQ(first, weights) << threads;
   }
   fs::remove_all(folder_ / "run");
-  ASSERT_EQ(run(std::string(kSmall) + "--seed 2").exit, 0);
+  ASSERT_EQ(run(std::string(kSmall) + kTwoEpochs + "--seed 2").exit, 0);
   const std::string file = read("run/model.safetensors");
   std::uint64_t header = 0;
   std::memcpy(&header, file.data(), 8);
@@ -94,7 +95,7 @@ TEST_F(ReverseString, The_same_seed_gives_the_same_weights_for_any_number_of_thr
 }
 
 TEST_F(ReverseString, Predicts_from_arguments_and_standard_input) {
-  ASSERT_EQ(run(kSmall).exit, 0);
+  ASSERT_EQ(run(std::string(kSmall) + kTwoEpochs).exit, 0);
   const Outcome a = run("predict --run run abc cab"), b = run("predict --run run", "abc\ncab\n");
   EXPECT_EQ(a.exit, 0) << a.err;
   EXPECT_EQ(a.out, b.out);
@@ -104,7 +105,7 @@ TEST_F(ReverseString, Predicts_from_arguments_and_standard_input) {
 }
 
 TEST_F(ReverseString, Shows_the_alignment) {
-  ASSERT_EQ(run(kSmall).exit, 0);
+  ASSERT_EQ(run(std::string(kSmall) + kTwoEpochs).exit, 0);
   const Outcome text = run("attention --run run abca");
   EXPECT_EQ(text.exit, 0) << text.err;
   EXPECT_THAT(text.out, HasSubstr("columns: what is read"));
@@ -124,7 +125,7 @@ TEST_F(ReverseString, Refuses_bad_input_with_one_line) {
     int exit;
     const char* pattern;
   };
-  ASSERT_EQ(run(kSmall).exit, 0);
+  ASSERT_EQ(run(std::string(kSmall) + kTwoEpochs).exit, 0);
   ASSERT_EQ(
       run(std::string("train --letters abc --min-length 2 --max-length 4 --train-strings 60 --validation-strings 20 ") +
           "--hidden 16 --epochs 1 --attention none --out plain")
@@ -151,7 +152,7 @@ TEST_F(ReverseString, Refuses_bad_input_with_one_line) {
 }
 
 TEST_F(ReverseString, A_damaged_model_file_is_refused) {
-  ASSERT_EQ(run(kSmall).exit, 0);
+  ASSERT_EQ(run(std::string(kSmall) + kTwoEpochs).exit, 0);
   std::string file = read("run/model.safetensors");
   file[file.size() - 5] = static_cast<char>(file[file.size() - 5] ^ 4);
   std::ofstream(folder_ / "run" / "model.safetensors", std::ios::binary) << file;
@@ -161,14 +162,14 @@ TEST_F(ReverseString, A_damaged_model_file_is_refused) {
 }
 
 TEST_F(ReverseString, Dry_run_overfit_max_steps_and_requirements_do_what_they_say) {
-  const Outcome dry = run(std::string(kSmall) + "--dry-run");
+  const Outcome dry = run(std::string(kSmall) + kTwoEpochs + "--dry-run");
   EXPECT_EQ(dry.exit, 0);
   EXPECT_FALSE(fs::exists(folder_ / "run"));
   EXPECT_THAT(dry.out, HasSubstr("parameters"));
-  const Outcome few = run(std::string(kSmall) + "--max-steps 1 --json");
+  const Outcome few = run(std::string(kSmall) + kTwoEpochs + "--max-steps 1 --json");
   EXPECT_EQ(json::parse(few.out)["steps"], 1);
   fs::remove_all(folder_ / "run");
-  const Outcome unmet = run(std::string(kSmall) + "--require 'exact_match>=0.999'");
+  const Outcome unmet = run(std::string(kSmall) + kTwoEpochs + "--require 'exact_match>=0.999'");
   EXPECT_EQ(unmet.exit, 8);
   fs::remove_all(folder_ / "run");
   const Outcome over = run(std::string(kSmall) + "--overfit-batch --epochs 200 --json");
