@@ -28,6 +28,8 @@ class Linear final : public Module {
   Linear(const Initializer& init, std::int64_t in, std::int64_t out, bool bias = true);
   /// x [..., in]: [..., out]. lengths: see linear() in engine/ops.h.
   Tensor forward(const Tensor& x, const Tensor& lengths = {}) const;
+  Parameter& weight() { return weight_; }
+  Parameter& bias() { return bias_; }
 
  private:
   Parameter weight_;
