@@ -51,7 +51,8 @@ void sum_exponentials(const T* x, std::int64_t classes, acc_t<T>* shift, acc_t<T
   Vec<A> best[R], total[R];
 #pragma GCC unroll 4
   for (int r = 0; r < R; ++r) best[r] = broadcast(kLowest);
-  const auto keep_larger = [&](int r, Vec<A> v) { best[r] = (best[r] > v) | (best[r] != best[r]) ? best[r] : v; };
+  // A NaN may be lost here: it comes back with the exponentials.
+  const auto keep_larger = [&](int r, Vec<A> v) { best[r] = max<A>(best[r], v); };
   for (std::int64_t i = 0; i < whole; i += lanes)
 #pragma GCC unroll 4
     for (int r = 0; r < R; ++r) keep_larger(r, load(x + r * classes + i));

@@ -72,7 +72,7 @@ void sum_rows(const EmbeddingBackward& call, const TokenLists& lists, std::int64
   const T* dy = static_cast<const T*>(call.dy);
   for (std::int64_t t = begin; t < end; ++t) {
     const std::int64_t row = call.ids[t];
-    if (row == call.padding_row || lists.first[row] != t) continue;
+    if (lists.first[row] != t) continue;  // the padding row has no list
     T* out = static_cast<T*>(call.dtable.data) + row * width;
     std::int64_t i = 0;
     for (; i + 4 * lanes <= width; i += 4 * lanes)
