@@ -3,27 +3,13 @@
 #include <algorithm>
 #include <cmath>
 
-#include "kernels/cpu/simd.h"
+#include "kernels/cpu/simd_math.h"
 #include "kernels/cpu/thread_pool.h"
 
 namespace adjoint::cpu {
 namespace {
 
 constexpr std::int64_t kGrain = 16384;
-
-template <class A>
-Vec<A> square_root(Vec<A> x) {
-#if defined(__AVX512F__) && defined(__AVX512DQ__)
-  if constexpr (sizeof(A) == 4) {
-    return reinterpret_cast<Vec<A>>(_mm512_maskz_sqrt_ps(0xffff, reinterpret_cast<__m512>(x)));
-  } else {
-    return reinterpret_cast<Vec<A>>(_mm512_maskz_sqrt_pd(0xff, reinterpret_cast<__m512d>(x)));
-  }
-#else
-  for (int i = 0; i < kLanes<A>; ++i) x[i] = std::sqrt(x[i]);
-  return x;
-#endif
-}
 
 /// Calls f(i, load, store) register by register; the last one is partial. load and store know how many lanes count.
 template <class A, class F>
@@ -137,7 +123,7 @@ void run(const At& at, const AdamUpdate& call) {
         const Vec<A> second = b2 * get(v + i) + rest2 * (gradient * gradient);
         set(m + i, first);
         set(v + i, second);
-        set(p + i, shrink * value - rate * first / (square_root<A>(second) * correction + eps));
+        set(p + i, shrink * value - rate * first / (sqrt(second) * correction + eps));
       });
     });
   });
