@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstring>
 
 #include "engine/ops.h"
@@ -10,18 +11,39 @@
 namespace adjoint {
 
 struct Step::Recorded {
+  struct Input {
+    Shape shape;
+    DType dtype;
+    Device device;
+  };
+  std::vector<Input> signature;
   Allocator* arena = nullptr;  // owns all memory of the recording; outlives it while a tensor refers to it
   std::vector<Tensor> inputs;
   std::vector<Tensor> outputs;
   Recording recording;
   bool ready = false;
 
-  Recorded() = default;
-  ~Recorded() {
+  explicit Recorded(std::span<const Tensor> given) {
+    for (const Tensor& x : given) signature.push_back({x.shape(), x.dtype(), x.device()});
+  }
+  ~Recorded() { clear(); }
+  Recorded(const Recorded&) = delete;
+  Recorded& operator=(const Recorded&) = delete;
+
+  bool fits(std::span<const Tensor> given) const {
+    return std::equal(signature.begin(), signature.end(), given.begin(), given.end(),
+                      [](const Input& s, const Tensor& x) {
+                        return s.shape == x.shape() && s.dtype == x.dtype() && s.device == x.device();
+                      });
+  }
+  /// Forgets a recording, also one that failed half way.
+  void clear() {
+    ready = false;
     inputs.clear();
     outputs.clear();
     recording = Recording();
     if (arena != nullptr) arena->orphan();
+    arena = nullptr;
   }
 };
 
@@ -56,42 +78,44 @@ void require_equal(const Tensor& t, const std::vector<std::byte>& expected, cons
 Step::Step(Function function, std::vector<Tensor> state) : function_(std::move(function)), state_(std::move(state)) {}
 Step::~Step() = default;
 
-std::string Step::signature(std::span<const Tensor> inputs) {
-  std::string key;
-  for (const Tensor& x : inputs) {
-    ADJOINT_OP_CHECK(x.defined(), "E-STEP-002", "step: an input is undefined");
-    key += fmt::format("{}{}@{} ", name(x.dtype()), text(x.shape()), text(x.device()));
-  }
-  return key;
+Step::Recorded* Step::find(std::span<const Tensor> inputs) const {
+  for (const std::unique_ptr<Recorded>& recorded : recorded_)
+    if (recorded->fits(inputs)) return recorded.get();
+  return nullptr;
+}
+
+Step::Recorded& Step::find_or_add(std::span<const Tensor> inputs) {
+  Recorded* const found = find(inputs);
+  return found != nullptr ? *found : *recorded_.emplace_back(std::make_unique<Recorded>(inputs));
 }
 
 std::size_t Step::recordings() const {
   std::size_t n = 0;
-  for (const auto& [key, recorded] : recorded_) n += recorded->ready ? 1 : 0;
+  for (const std::unique_ptr<Recorded>& recorded : recorded_) n += recorded->ready ? 1 : 0;
   return n;
 }
 
 std::size_t Step::recorded_calls(std::span<const Tensor> inputs) const {
-  const auto found = recorded_.find(signature(inputs));
-  return found == recorded_.end() ? 0 : found->second->recording.calls();
+  const Recorded* const found = find(inputs);
+  return found == nullptr || !found->ready ? 0 : found->recording.calls();
 }
 
-std::vector<Tensor> Step::operator()(std::span<const Tensor> inputs) {
+const std::vector<Tensor>& Step::operator()(std::span<const Tensor> inputs) {
   ADJOINT_OP_CHECK(!recording_a_step(), "E-STEP-002", "step: called while another step is being recorded");
-  std::unique_ptr<Recorded>& recorded = recorded_[signature(inputs)];
-  if (recorded == nullptr) {
-    recorded = std::make_unique<Recorded>();
-    return function_(inputs);
+  for (const Tensor& x : inputs) ADJOINT_OP_CHECK(x.defined(), "E-STEP-002", "step: an input is undefined");
+  Recorded* const found = find(inputs);
+  if (found == nullptr) {
+    std::vector<Tensor> outputs = function_(inputs);
+    return find_or_add(inputs).outputs = std::move(outputs);
   }
-  if (!recorded->ready) {
-    record(*recorded, inputs);  // recording also runs the calls
-    return recorded->outputs;
-  }
-  return replay(*recorded, inputs);
+  if (found->ready) return replay(*found, inputs);
+  record(*found, inputs);  // recording also runs the calls
+  return found->outputs;
 }
 
 void Step::record(Recorded& recorded, std::span<const Tensor> inputs) {
   const Device device = inputs.empty() ? Device{} : inputs[0].device();
+  recorded.clear();
   recorded.arena = new Allocator(device, false, true);
   {
     const AllocatorScope scope(*recorded.arena);
@@ -123,12 +147,12 @@ std::vector<Tensor> Step::verify(std::span<const Tensor> inputs) {
       if (!before[i].empty()) std::memcpy(state_[i].data(), before[i].data(), before[i].size());
   };
 
-  std::unique_ptr<Recorded>& recorded = recorded_[signature(inputs)];
-  if (recorded == nullptr) recorded = std::make_unique<Recorded>();
-  if (!recorded->ready) {
+  for (const Tensor& x : inputs) ADJOINT_OP_CHECK(x.defined(), "E-STEP-002", "step: an input is undefined");
+  Recorded& recorded = find_or_add(inputs);
+  if (!recorded.ready) {
     function_(inputs);  // as the first call would: it may create what lives on, such as gradients
     restore();
-    record(*recorded, inputs);
+    record(recorded, inputs);
     restore();
   }
   const std::vector<Tensor> plain = function_(inputs);
@@ -138,9 +162,9 @@ std::vector<Tensor> Step::verify(std::span<const Tensor> inputs) {
   restore();
 
   std::vector<const Storage*> kept;
-  for (const Tensor& x : recorded->inputs) kept.push_back(x.storage().get());
-  recorded->arena->fill_blocks(0xff, kept);
-  const std::vector<Tensor>& replayed = replay(*recorded, inputs);
+  for (const Tensor& x : recorded.inputs) kept.push_back(x.storage().get());
+  recorded.arena->fill_blocks(0xff, kept);
+  const std::vector<Tensor>& replayed = replay(recorded, inputs);
   for (std::size_t i = 0; i < replayed.size(); ++i) require_equal(replayed[i], outputs[i], "output", i);
   for (std::size_t i = 0; i < state_.size(); ++i) require_equal(state_[i], after[i], "state", i);
   return replayed;

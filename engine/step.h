@@ -3,10 +3,8 @@
 // kernel calls, without shape checks, tape or allocation.
 
 #include <functional>
-#include <map>
 #include <memory>
 #include <span>
-#include <string>
 #include <vector>
 
 #include "engine/launch.h"
@@ -29,9 +27,9 @@ class Step {
   Step& operator=(const Step&) = delete;
 
   /// Runs the step: the first call with given shapes plainly, the second while recording, later ones by replay.
-  /// The outputs of a replayed call live until the next call with the same shapes.
-  std::vector<Tensor> operator()(std::span<const Tensor> inputs);
-  std::vector<Tensor> operator()(std::initializer_list<Tensor> inputs) {
+  /// The outputs live until the next call with the same shapes, which overwrites them. A replay takes no memory.
+  const std::vector<Tensor>& operator()(std::span<const Tensor> inputs);
+  const std::vector<Tensor>& operator()(std::initializer_list<Tensor> inputs) {
     return (*this)(std::span(inputs.begin(), inputs.size()));
   }
 
@@ -49,13 +47,14 @@ class Step {
 
  private:
   struct Recorded;
-  static std::string signature(std::span<const Tensor> inputs);
+  Recorded* find(std::span<const Tensor> inputs) const;
+  Recorded& find_or_add(std::span<const Tensor> inputs);
   void record(Recorded& recorded, std::span<const Tensor> inputs);
   const std::vector<Tensor>& replay(Recorded& recorded, std::span<const Tensor> inputs);
 
   Function function_;
   std::vector<Tensor> state_;
-  std::map<std::string, std::unique_ptr<Recorded>> recorded_;
+  std::vector<std::unique_ptr<Recorded>> recorded_;  // one for each combination of shapes: few
 };
 
 }  // namespace adjoint
