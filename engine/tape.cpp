@@ -154,9 +154,10 @@ void Tape::backward(const Tensor& y, const Tensor& dy, bool retain) {
                    fmt::format("backward: gradient {} {} for a tensor {} {}", name(dy.dtype()), text(dy.shape()),
                                name(y.dtype()), text(y.shape())));
 
-  for (Slot& slot : slots_) {  // what an earlier, retained backward left
+  freed_ = !retain;            // also if a node throws, for those before it are gone by then
+  for (Slot& slot : slots_) {  // what an earlier, retained backward left; its gradients may still be held
     slot.written = false;
-    if (!slot.leaf) slot.gradient = StorageRef();
+    slot.gradient = StorageRef();
   }
   Slot& seed = slots_[static_cast<std::size_t>(y.slot().index)];
   const GradOut out = into(seed);
@@ -179,7 +180,6 @@ void Tape::backward(const Tensor& y, const Tensor& dy, bool retain) {
     }
     if (!retain) destroy_node(nodes_[i]);
   }
-  freed_ = !retain;
 }
 
 Tensor Tape::gradient(const Tensor& x) const {
