@@ -1,0 +1,20 @@
+#pragma once
+// The program's commands.
+
+#include "apps/common/options.h"
+
+namespace adjoint::clickbait {
+
+void add_train_options(app::OptionTable& table);
+int train(const app::Settings& settings);
+
+void add_eval_options(app::OptionTable& table);
+int evaluate(const app::Settings& settings, const app::OptionTable& train_table);
+
+void add_predict_options(app::OptionTable& table);
+int predict(const app::Settings& settings, const app::OptionTable& train_table);
+
+void add_review_options(app::OptionTable& table);
+int review(const app::Settings& settings);
+
+}  // namespace adjoint::clickbait

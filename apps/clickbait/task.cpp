@@ -1,0 +1,240 @@
+#include "apps/clickbait/task.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+#include <numeric>
+
+#include "apps/common/config_file.h"
+#include "apps/common/shared_options.h"
+#include "apps/common/terminal.h"
+#include "engine/checkpoint.h"
+
+namespace adjoint::clickbait {
+namespace {
+
+constexpr std::int64_t kEvaluationBatch = 256;
+constexpr std::int64_t kWidthStep = 8;  // widths of batches are multiples of it
+
+/// data/samples/headlines.tsv above the program's own folder (a build tree) or beside it (an installed one).
+std::string bundled_sample() {
+  namespace fs = std::filesystem;
+  std::error_code failed;
+  for (fs::path folder = fs::read_symlink("/proc/self/exe", failed).parent_path(); !folder.empty();
+       folder = folder.parent_path()) {
+    for (const char* place : {"data/samples/headlines.tsv", "share/adjoint/samples/headlines.tsv"})
+      if (fs::exists(folder / place, failed)) return (folder / place).string();
+    if (folder == folder.root_path()) break;
+  }
+  throw Error(
+      "E-IO-009", Exit::io,
+      "data/samples/headlines.tsv: the bundled sample is not above the program's folder; expected it there; try "
+      "--data PATH");
+}
+
+std::vector<std::string> split_names(const std::string& text) {
+  std::vector<std::string> names;
+  for (std::size_t begin = 0; begin < text.size();) {
+    const std::size_t comma = std::min(text.find(',', begin), text.size());
+    names.push_back(text.substr(begin, comma - begin));
+    begin = comma + 1;
+  }
+  return names;
+}
+
+template <class E>
+E chosen(const app::Settings& settings, const char* option, std::initializer_list<std::pair<const char*, E>> values) {
+  const std::string& text = settings.text(option);
+  for (const auto& [name, value] : values)
+    if (text == name) return value;
+  throw std::logic_error("no value for --" + std::string(option) + " " + text);
+}
+
+std::int32_t most_likely(const std::vector<double>& p) {
+  return static_cast<std::int32_t>(std::max_element(p.begin(), p.end()) - p.begin());
+}
+
+}  // namespace
+
+void add_data_options(app::OptionTable& table) {
+  table.group("Data");
+  table.add(app::path("data", "PATH",
+                      "folder with clickbait_data and non_clickbait_data, or a CSV or TSV file (all also as .gz); the "
+                      "bundled sample if not given"));
+  table.add(app::text("columns", "NAME,NAME", "names of the columns of a table that has no header row"));
+  table.add(app::text("text-column", "NAME", "the column of a table with the texts", "text"));
+  table.add(app::text("label-column", "NAME", "the column of a table with the labels", "label"));
+  table.add(app::text("positive", "LABEL", "the label whose precision, recall and F1 are reported", "clickbait"));
+  table.add(app::flag("keep-case",
+                      "do not lower-case; headlines' capital letters alone tell 96 % of the published data apart"));
+  table.add(app::integer("min-count", 2, 1, 1'000'000, "tokens rarer than this in the training part are unknown"));
+}
+
+void add_model_options(app::OptionTable& table) {
+  table.group("Model");
+  table.add(app::choice("model", "lstm", {"logreg", "ffnn", "attention", "lstm", "lstm-encoder", "encoder"},
+                        "kind of classifier"));
+  table.add(app::integer("max-length", 64, 2, 65536, "longer texts are cut after so many tokens"));
+  app::add_shared(table, {"embedding", "hidden", "layers", "heads", "intermediate", "dropout", "activation", "norm",
+                          "residual", "positions", "embeddings", "freeze-embeddings"});
+}
+
+data::Dataset dataset_of(const app::Settings& s, data::BadRows bad_rows) {
+  return data::read_dataset(s.text("data").empty() ? bundled_sample() : s.text("data"),
+                            {.text_column = s.text("text-column"),
+                             .label_column = s.text("label-column"),
+                             .columns = split_names(s.text("columns")),
+                             .positive = s.text("positive"),
+                             .read = {.on_bad_row = bad_rows}});
+}
+
+data::Split split_of(const app::Settings& s, const data::Dataset& dataset) {
+  return data::stratified_split(dataset.labels, 0.1, 0.1, static_cast<std::uint64_t>(s.integer("seed")));
+}
+
+data::Tokenizer tokenizer_of(const app::Settings& s) { return {.keep_case = s.flag("keep-case")}; }
+
+data::Vocabulary vocabulary_of(const app::Settings& s, const std::vector<std::vector<std::string>>& tokens,
+                               std::span<const std::int64_t> train) {
+  data::TokenCounts counts;
+  for (const std::int64_t i : train)
+    for (const std::string& token : tokens[static_cast<std::size_t>(i)]) ++counts[token];
+  return data::Vocabulary::build(counts, {.min_count = s.integer("min-count")});
+}
+
+std::vector<std::int32_t> ids_of(const app::Settings& s, const data::Vocabulary& vocabulary,
+                                 const std::vector<std::string>& tokens) {
+  std::vector<std::int32_t> ids = vocabulary.encode(tokens);
+  if (s.text("model") == "encoder") ids.insert(ids.begin(), vocabulary.id("[CLS]"));
+  if (const auto limit = static_cast<std::size_t>(s.integer("max-length")); ids.size() > limit) ids.resize(limit);
+  return ids;
+}
+
+std::unique_ptr<Classifier> model_of(const app::Settings& s, std::int64_t vocabulary, std::int64_t classes,
+                                     Device device) {
+  Generator random(static_cast<std::uint64_t>(s.integer("seed")), device);
+  return make_classifier(
+      Initializer{random},
+      {.kind = chosen<ClassifierKind>(s, "model",
+                                      {{"logreg", ClassifierKind::logreg},
+                                       {"ffnn", ClassifierKind::ffnn},
+                                       {"attention", ClassifierKind::attention},
+                                       {"lstm", ClassifierKind::lstm},
+                                       {"lstm-encoder", ClassifierKind::lstm_encoder},
+                                       {"encoder", ClassifierKind::encoder}}),
+       .vocabulary = vocabulary,
+       .classes = classes,
+       .embedding = s.integer("embedding"),
+       .hidden = s.integer("hidden"),
+       .layers = s.integer("layers"),
+       .heads = s.integer("heads"),
+       .intermediate = s.integer("intermediate"),
+       .max_length = s.integer("max-length"),
+       .dropout = s.real("dropout"),
+       .activation = chosen<Activation>(s, "activation",
+                                        {{"gelu", Activation::gelu},
+                                         {"gelu-tanh", Activation::gelu_tanh},
+                                         {"relu", Activation::relu},
+                                         {"tanh", Activation::tanh}}),
+       .norm = chosen<NormPlace>(s, "norm", {{"pre", NormPlace::before}, {"post", NormPlace::after}}),
+       .residual = s.text("residual") == "on",
+       .positions = chosen<Positions>(
+           s, "positions",
+           {{"learned", Positions::learned}, {"sinusoidal", Positions::sinusoidal}, {"none", Positions::none}})});
+}
+
+TensorBatch tensors_of(const data::LabelledBatch& batch, std::int64_t max_length, Device device) {
+  const data::Padded& p = batch.tokens;
+  const std::int64_t rounded = std::max<std::int64_t>((p.width + kWidthStep - 1) / kWidthStep, 1) * kWidthStep;
+  const std::int64_t width = std::max(p.width, std::min(rounded, max_length));
+  std::vector<std::int32_t> ids(static_cast<std::size_t>(p.rows * width), 0);  // [PAD] is 0
+  for (std::int64_t r = 0; r < p.rows; ++r) std::copy_n(p.ids.begin() + r * p.width, p.width, ids.begin() + r * width);
+  return {Tensor::from(std::span<const std::int32_t>(ids), {p.rows, width}, device),
+          Tensor::from(std::span<const std::int32_t>(p.lengths), {p.rows}, device),
+          Tensor::from(std::span<const std::int32_t>(batch.labels), {p.rows}, device), p.tokens()};
+}
+
+std::vector<std::vector<double>> probabilities(const Classifier& model,
+                                               const std::vector<std::vector<std::int32_t>>& ids,
+                                               std::span<const std::int64_t> chosen, std::int64_t max_length,
+                                               Device device) {
+  std::vector<std::size_t> order(chosen.size());  // by length, so that little is padding
+  std::iota(order.begin(), order.end(), std::size_t{0});
+  const auto length = [&](std::size_t i) { return ids[static_cast<std::size_t>(chosen[i])].size(); };
+  std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) { return length(a) < length(b); });
+  const std::vector<std::int32_t> no_labels(ids.size(), 0);
+  std::vector<std::vector<double>> result(chosen.size());
+  for (std::size_t begin = 0; begin < order.size(); begin += kEvaluationBatch) {
+    const std::size_t end = std::min(begin + kEvaluationBatch, order.size());
+    std::vector<std::int64_t> part;
+    for (std::size_t i = begin; i < end; ++i) part.push_back(chosen[order[i]]);
+    const TensorBatch batch = tensors_of(data::labelled_batch(ids, no_labels, part, 0), max_length, device);
+    const Tensor p = softmax(model.forward(batch.ids, {.lengths = batch.lengths}));  // [part, classes]
+    const std::vector<double> values = p.to_vector();
+    const std::ptrdiff_t classes = p.extent(1);
+    for (std::size_t i = begin; i < end; ++i) {
+      const auto row = values.begin() + static_cast<std::ptrdiff_t>(i - begin) * classes;
+      result[order[i]].assign(row, row + classes);
+    }
+  }
+  return result;
+}
+
+app::Metrics Judgement::metrics() const {
+  const std::int64_t positive = confusion.classes() - 1;
+  return {{"accuracy", confusion.accuracy()},     {"precision", confusion.precision(positive)},
+          {"recall", confusion.recall(positive)}, {"f1", confusion.f1(positive)},
+          {"macro_f1", confusion.macro_f1()},     {"loss", loss}};
+}
+
+Judgement judge(const Classifier& model, const std::vector<std::vector<std::int32_t>>& ids,
+                const std::vector<std::int32_t>& labels, std::int64_t classes, std::span<const std::int64_t> chosen,
+                std::int64_t max_length, Device device) {
+  Judgement j{data::Confusion(classes), 0, probabilities(model, ids, chosen, max_length, device)};
+  for (std::size_t i = 0; i < chosen.size(); ++i) {
+    const std::int32_t truth = labels[static_cast<std::size_t>(chosen[i])];
+    j.confusion.add(truth, most_likely(j.probabilities[i]));
+    const double p = j.probabilities[i][static_cast<std::size_t>(truth)];
+    j.loss -= std::log(std::max(p, 1e-30)) / static_cast<double>(chosen.size());  // f32 may round p to 0
+  }
+  return j;
+}
+
+std::string confusion_text(const data::Confusion& confusion, const std::vector<std::string>& classes) {
+  std::vector<std::string> headings{"truth \\ predicted"};
+  headings.insert(headings.end(), classes.begin(), classes.end());
+  app::Table table(headings);
+  const auto rows = confusion_rows(confusion);
+  for (std::size_t r = 0; r < rows.size(); ++r) {
+    std::vector<std::string> cells{classes[r]};
+    for (const std::int64_t n : rows[r]) cells.push_back(fmt::format("{}", n));
+    table.add(cells);
+  }
+  return table.text();
+}
+
+std::vector<std::vector<std::int64_t>> confusion_rows(const data::Confusion& confusion) {
+  std::vector<std::vector<std::int64_t>> rows;
+  for (std::int64_t truth = 0; truth < confusion.classes(); ++truth) {
+    rows.emplace_back();
+    for (std::int64_t p = 0; p < confusion.classes(); ++p) rows.back().push_back(confusion.count(truth, p));
+  }
+  return rows;
+}
+
+Run open_run(const app::OptionTable& train_table, const std::string& folder, Device device) {
+  app::Settings settings(train_table);
+  app::apply_config(settings, app::read_config(folder + "/config.json"), folder + "/config.json");
+  data::Vocabulary vocabulary = data::Vocabulary::read(folder + "/vocab.txt");
+  std::vector<std::string> classes;
+  data::read_lines(folder + "/classes.txt", {},
+                   [&](std::string&& line, std::int64_t) { classes.push_back(std::move(line)); });
+  std::unique_ptr<Classifier> model =
+      model_of(settings, vocabulary.size(), static_cast<std::int64_t>(classes.size()), device);
+  load_model(folder + "/model.safetensors", *model);
+  return {folder, std::move(settings), std::move(vocabulary), std::move(classes), std::move(model)};
+}
+
+}  // namespace adjoint::clickbait

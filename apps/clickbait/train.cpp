@@ -1,0 +1,306 @@
+#include <fmt/format.h>
+
+#include <chrono>
+#include <nlohmann/json.hpp>
+#include <optional>
+
+#include "apps/clickbait/commands.h"
+#include "apps/clickbait/task.h"
+#include "apps/common/engine_options.h"
+#include "apps/common/profile.h"
+#include "apps/common/progress.h"
+#include "apps/common/run_folder.h"
+#include "apps/common/shared_options.h"
+#include "apps/common/signals.h"
+#include "apps/common/tensorboard.h"
+#include "apps/common/training_loop.h"
+#include "data/naive_bayes.h"
+#include "data/word_vectors.h"
+#include "engine/checkpoint.h"
+#include "engine/step.h"
+
+namespace adjoint::clickbait {
+namespace {
+
+const std::vector<std::string> kMetrics{"accuracy", "precision", "recall", "f1", "macro_f1", "loss"};
+
+/// The texts of a run as ids, with what was learnt from its training part.
+struct Corpus {
+  data::Dataset dataset;
+  data::Split split;
+  data::Vocabulary vocabulary;
+  std::vector<std::vector<std::int32_t>> ids;
+
+  std::int64_t classes() const { return static_cast<std::int64_t>(dataset.classes.size()); }
+};
+
+Corpus corpus_of(const app::Settings& settings) {
+  data::Dataset dataset = dataset_of(settings);
+  data::Split split = split_of(settings, dataset);
+  const data::Tokenizer tokenizer = tokenizer_of(settings);
+  std::vector<std::vector<std::string>> tokens;
+  for (const std::string& text : dataset.texts) tokens.push_back(tokenizer.tokens(text));
+  data::Vocabulary vocabulary = vocabulary_of(settings, tokens, split.train);
+  std::vector<std::vector<std::int32_t>> ids;
+  for (const auto& t : tokens) ids.push_back(ids_of(settings, vocabulary, t));
+  ADJOINT_CHECK(!split.validation.empty() && !split.test.empty(), "E-DATA-001", Exit::data,
+                fmt::format("{} texts: too few for a validation and a test part of 10 % each; expected at least 10 of "
+                            "each class",
+                            dataset.texts.size()));
+  return {std::move(dataset), std::move(split), std::move(vocabulary), std::move(ids)};
+}
+
+/// A model with its data: what the training loop works on.
+class Training {
+ public:
+  Training(const app::Settings& settings, const Corpus& corpus, const std::optional<data::WordVectors>& vectors,
+           Device device)
+      : settings_(settings),
+        corpus_(corpus),
+        device_(device),
+        order_(lengths(), {.size = settings.integer("batch-size"),
+                           .seed = static_cast<std::uint64_t>(settings.integer("seed")),
+                           .bucket = true}),
+        model_(prepared(vectors)),
+        parameters_(*model_),
+        optimizer_(app::optimizer_of(settings, parameters_)),
+        random_(static_cast<std::uint64_t>(settings.integer("seed")) + 0x9e3779b97f4a7c15, device),  // not the weights'
+        step_([this](std::span<const Tensor> inputs) { return std::vector<Tensor>{one_step(inputs)}; }, state()) {}
+
+  Classifier& model() { return *model_; }
+  const ParameterSet& parameters() const { return parameters_; }
+  std::int64_t batches_per_epoch() const { return order_.batches_per_epoch(); }
+
+  app::StepResult step(std::int64_t cursor, double rate) {
+    if (rate != optimizer_->learning_rate()) optimizer_->set_learning_rate(rate);
+    model_->set_training(true);
+    std::vector<std::int64_t> chosen;
+    for (const std::int64_t i : order_.batch(cursor))
+      chosen.push_back(corpus_.split.train[static_cast<std::size_t>(i)]);
+    const TensorBatch batch = tensors_of(data::labelled_batch(corpus_.ids, corpus_.dataset.labels, chosen, 0),
+                                         settings_.integer("max-length"), device_);
+    const std::vector<Tensor> inputs = batch.inputs();
+    // The first step is also the proof that replaying it does what running it does.
+    const Tensor loss = verified_ ? step_(inputs)[0] : step_.verify(inputs)[0];
+    verified_ = true;
+    app::StepResult result{.loss = loss.item(), .tokens = batch.tokens};
+    if (optimizer_->gradient_norm().defined())
+      result.more.emplace_back("grad_norm", optimizer_->gradient_norm().item());
+    return result;
+  }
+
+  Judgement judged(std::span<const std::int64_t> part) {
+    model_->set_training(false);
+    return judge(*model_, corpus_.ids, corpus_.dataset.labels, corpus_.classes(), part, settings_.integer("max-length"),
+                 device_);
+  }
+
+ private:
+  std::vector<std::int32_t> lengths() const {
+    std::vector<std::int32_t> n;
+    for (const std::int64_t i : corpus_.split.train)
+      n.push_back(static_cast<std::int32_t>(corpus_.ids[static_cast<std::size_t>(i)].size()));
+    return n;
+  }
+
+  std::unique_ptr<Classifier> prepared(const std::optional<data::WordVectors>& vectors) const {
+    auto model = model_of(settings_, corpus_.vocabulary.size(), corpus_.classes(), device_);
+    if (vectors) {
+      Tensor table = model->word_vectors().value();
+      table.copy_from(Tensor::from(std::span<const float>(vectors->values), table.shape(), table.dtype(), device_));
+    }
+    if (settings_.flag("freeze-embeddings")) model->word_vectors().set_trainable(false);
+    return model;
+  }
+
+  Tensor one_step(std::span<const Tensor> in) {
+    Tensor loss;
+    {
+      const auto recording = tape_.record();
+      loss = cross_entropy(model_->forward(in[0], {.lengths = in[1], .random = &random_}), in[2]);
+    }
+    tape_.backward(loss);
+    optimizer_->step();
+    return loss;
+  }
+
+  std::vector<Tensor> state() const {
+    std::vector<Tensor> tensors{random_.state()};
+    for (const auto& [name, tensor] : optimizer_->state()) tensors.push_back(tensor);
+    return tensors;
+  }
+
+  const app::Settings& settings_;
+  const Corpus& corpus_;
+  Device device_;
+  data::BatchOrder order_;
+  std::unique_ptr<Classifier> model_;
+  ParameterSet parameters_;
+  std::unique_ptr<Optimizer> optimizer_;
+  Generator random_;
+  Tape tape_;
+  Step step_;
+  bool verified_ = false;
+};
+
+std::string class_lines(const std::vector<std::string>& classes) {
+  std::string text;
+  for (const std::string& c : classes) text += c + "\n";
+  return text;
+}
+
+std::string result_text(const app::Settings& settings, const Judgement& test, const data::Confusion& floor,
+                        const std::vector<std::string>& classes) {
+  const auto percent = [](double share) { return fmt::format("{:.2f} %", 100 * share); };
+  app::Table table({"", "accuracy", "precision", "recall", "F1", "macro F1"});
+  const std::int64_t positive = test.confusion.classes() - 1;
+  for (const auto& [name, c] :
+       {std::pair{settings.text("model"), &test.confusion}, std::pair{std::string("naive Bayes"), &floor}})
+    table.add({name, percent(c->accuracy()), percent(c->precision(positive)), percent(c->recall(positive)),
+               percent(c->f1(positive)), percent(c->macro_f1())});
+  return fmt::format("On {} unseen texts (positive: {}):\n{}\n{}", test.confusion.total(), classes.back(), table.text(),
+                     confusion_text(test.confusion, classes));
+}
+
+/// The settings with the width of the word vectors as --embedding, so that the run can be opened without their file.
+app::Settings with_width(const app::Settings& settings, const std::optional<data::WordVectors>& vectors) {
+  if (!vectors) return settings;
+  ADJOINT_CHECK(!settings.given("embedding") || settings.integer("embedding") == vectors->width, "E-CONF-003",
+                Exit::usage,
+                fmt::format("--embedding {}: --embeddings {} has vectors of {} numbers; expected no --embedding",
+                            settings.integer("embedding"), settings.text("embeddings"), vectors->width));
+  return settings.with("embedding", fmt::format("{}", vectors->width));
+}
+
+}  // namespace
+
+void add_train_options(app::OptionTable& table) {
+  add_data_options(table);
+  add_model_options(table);
+  app::add_shared(table, {"epochs",   "max-steps",    "max-time",      "batch-size", "optimizer", "lr",     "schedule",
+                          "warmup",   "weight-decay", "clip",          "early-stop", "require",   "config", "name",
+                          "out",      "dry-run",      "overfit-batch", "profile",    "seed",      "device", "threads",
+                          "progress", "color",        "quiet",         "json"});
+  table.defaults({{"dropout", 0.3},
+                  {"epochs", std::int64_t{8}},
+                  {"batch-size", std::int64_t{64}},
+                  {"lr", 2e-3},
+                  {"clip", 1.0},
+                  {"early-stop", std::int64_t{3}}});
+}
+
+int train(const app::Settings& asked) {
+  const Device device = app::device_of(asked);
+  app::watch_stop_signals();
+  const std::vector<app::Requirement> requirements = app::parse_requirements(asked.list("require"), kMetrics);
+  ADJOINT_CHECK(!asked.flag("freeze-embeddings") || !asked.text("embeddings").empty(), "E-CLI-003", Exit::usage,
+                "--freeze-embeddings: no --embeddings FILE; expected word vectors that are worth keeping");
+  const Corpus corpus = corpus_of(asked);
+  std::optional<data::WordVectors> vectors;
+  if (!asked.text("embeddings").empty())
+    vectors = data::read_word_vectors(asked.text("embeddings"), corpus.vocabulary, 0,
+                                      static_cast<std::uint64_t>(asked.integer("seed")));
+  const app::Settings settings = with_width(asked, vectors);
+  Training training(settings, corpus, vectors, device);
+  const std::int64_t parameters = training.parameters().count();
+
+  app::LoopSetup setup = app::loop_setup(settings);
+  setup.steps_per_epoch = training.batches_per_epoch();
+  setup.watched = "f1";
+  const std::int64_t total = setup.max_steps > 0 ? std::min(setup.max_steps, setup.epochs * setup.steps_per_epoch)
+                                                 : setup.epochs * setup.steps_per_epoch;
+  const ScheduleOptions schedule = app::schedule_of(settings, total);
+
+  if (setup.dry_run) {
+    const app::StepResult first = training.step(0, scheduled_rate(schedule, 1));
+    const AllocatorStatistics memory = Allocator::of(device).statistics();
+    app::print_result(settings.config_json() + "\n");
+    app::print_result(
+        fmt::format("{} parameters, {} tokens in the vocabulary, {} training texts, {} validation texts, {} test "
+                    "texts, {} steps an "
+                    "epoch\none batch: loss {:.4f}, {} tokens, {:.1f} MiB reserved\n",
+                    parameters, corpus.vocabulary.size(), corpus.split.train.size(), corpus.split.validation.size(),
+                    corpus.split.test.size(), setup.steps_per_epoch, first.loss, first.tokens,
+                    static_cast<double>(memory.reserved) / (1024.0 * 1024.0)));
+    return 0;
+  }
+
+  const std::string name = settings.text("name").empty() ? settings.text("model") : settings.text("name");
+  app::RunFolder run({.program = "clickbait", .name = name, .out = settings.text("out")});
+  run.write("config.json", settings.config_json());
+  run.write("vocab.txt", corpus.vocabulary.text());
+  run.write("classes.txt", class_lines(corpus.dataset.classes));
+  app::EventWriter events(run.path());
+  app::Progress progress =
+      app::Progress::on_stderr(settings.text("progress"), settings.text("color"), settings.flag("quiet"));
+  std::optional<app::Profile> profile;
+  if (settings.flag("profile")) profile.emplace();
+  progress.message(fmt::format("seed {}, {} parameters, {}, {} training texts, {} tokens in the vocabulary, run {}",
+                               settings.integer("seed"), parameters, settings.text("model"), corpus.split.train.size(),
+                               corpus.vocabulary.size(), run.path()));
+  if (vectors)
+    progress.message(fmt::format("{}: vectors of {} numbers for {:.1f} % of the vocabulary",
+                                 settings.text("embeddings"), vectors->width, 100 * vectors->coverage()));
+
+  const auto started = std::chrono::steady_clock::now();
+  const app::LoopResult result =
+      app::run_training(setup,
+                        {.begin_epoch = nullptr,
+                         .train_step =
+                             [&](const app::StepPlace& place, double rate) {
+                               return training.step((place.epoch - 1) * setup.steps_per_epoch + place.batch, rate);
+                             },
+                         .learning_rate = [&](std::int64_t step) { return scheduled_rate(schedule, step); },
+                         .evaluate = [&] { return training.judged(corpus.split.validation).metrics(); },
+                         .keep_best =
+                             [&](const app::LoopState&, const app::Metrics&) {
+                               save_model(run.file("model.safetensors"), training.model(),
+                                          {{"adjoint.config", settings.config_json()},
+                                           {"adjoint.program", "clickbait"},
+                                           {"adjoint.vocab_sha256", corpus.vocabulary.fingerprint()}});
+                             },
+                         .save = nullptr,
+                         .explain_nonfinite = nullptr},
+                        {.progress = &progress, .run = &run, .events = &events, .clock = nullptr, .stop = nullptr});
+  progress.finish();
+  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
+
+  if (!result.state.best.empty()) load_model(run.file("model.safetensors"), training.model());
+  const Judgement test = training.judged(corpus.split.test);
+  const data::Confusion floor = data::NaiveBayes(corpus.ids, corpus.dataset.labels, corpus.split.train,
+                                                 corpus.vocabulary.size(), corpus.classes())
+                                    .evaluate(corpus.ids, corpus.dataset.labels, corpus.split.test);
+  nlohmann::ordered_json test_json = app::as_json(test.metrics());
+  test_json["confusion"] = confusion_rows(test.confusion);
+  const nlohmann::ordered_json report{{"app", "clickbait"},
+                                      {"model", settings.text("model")},
+                                      {"seed", settings.integer("seed")},
+                                      {"device", text(device)},
+                                      {"parameters", parameters},
+                                      {"train_s", seconds},
+                                      {"steps", result.state.step},
+                                      {"ending", app::name(result.ending)},
+                                      {"classes", corpus.dataset.classes},
+                                      {"val", app::as_json(result.state.best)},
+                                      {"best_step", result.state.best_step},
+                                      {"test", test_json},
+                                      {"floor", {{"f1", floor.f1(corpus.classes() - 1)}}},
+                                      {"first_loss", result.first_loss},
+                                      {"last_loss", result.last_loss},
+                                      {"run", run.path()}};
+  run.write_report(report);
+  if (settings.flag("json")) {
+    app::print_result(app::json_text(report) + "\n");
+  } else {
+    app::print_result(result_text(settings, test, floor, corpus.dataset.classes));
+    app::print_result(fmt::format("{} parameters, {} steps, {:.1f} s\nRun: {}\n", parameters, result.state.step,
+                                  seconds, run.path()));
+  }
+  if (profile) app::print_result(profile->text());
+  const std::vector<std::string> missed = app::unmet(requirements, test.metrics());
+  for (const std::string& line : missed) progress.message(line);
+  if (result.exit_code() != 0) return result.exit_code();
+  return missed.empty() ? 0 : static_cast<int>(Exit::requirement_not_met);
+}
+
+}  // namespace adjoint::clickbait
