@@ -12,6 +12,8 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
+#include "tests/support/paths.h"
+
 namespace {
 
 namespace fs = std::filesystem;
@@ -40,7 +42,7 @@ class ReverseString : public ::testing::Test {
   Outcome run(const std::string& arguments, const std::string& input = "") const {
     std::ofstream(folder_ / "in") << input;
     const std::string command =
-        "cd " + folder_.string() + " && " + ADJOINT_BINARY_DIR + "/reverse_string " + arguments + " < in > out 2> err";
+        "cd " + folder_.string() + " && " + adjoint::testing_support::program_dir() + "/reverse_string " + arguments + " < in > out 2> err";
     const int status = std::system(command.c_str());
     return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, read("out"), read("err")};
   }

@@ -8,6 +8,7 @@
 
 #include "tests/data/gzip.h"
 #include "tests/data/support.h"
+#include "tests/support/paths.h"
 
 namespace adjoint::data {
 namespace {
@@ -149,7 +150,7 @@ TEST(Headlines, Of_the_public_corpus_are_all_read) {
 }
 
 TEST(Sample, Holds_both_kinds_without_repeats) {
-  const Dataset dataset = read_dataset(ADJOINT_SOURCE_DIR "/data/samples/headlines.tsv");
+  const Dataset dataset = read_dataset(testing_support::source_dir() + "/data/samples/headlines.tsv");
   EXPECT_EQ(dataset.classes, (Strings{"other", "clickbait"}));
   EXPECT_GE(dataset.texts.size(), 400u);
   EXPECT_NEAR(static_cast<double>(std::ranges::count(dataset.labels, 1)) / static_cast<double>(dataset.labels.size()),

@@ -10,6 +10,7 @@
 #include "data/naive_bayes.h"
 #include "data/vocabulary.h"
 #include "tests/data/support.h"
+#include "tests/support/paths.h"
 
 namespace adjoint::data {
 namespace {
@@ -99,7 +100,7 @@ TEST(NaiveBayes, Reaches_the_known_floor_on_the_public_headlines) {
 }
 
 TEST(NaiveBayes, Can_tell_the_bundled_headlines_apart) {
-  const Dataset dataset = read_dataset(ADJOINT_SOURCE_DIR "/data/samples/headlines.tsv");
+  const Dataset dataset = read_dataset(testing_support::source_dir() + "/data/samples/headlines.tsv");
   double sum = 0;
   for (uint64_t seed = 0; seed < 10; ++seed) sum += floor_f1(dataset, seed) / 10;
   EXPECT_GT(sum, 0.9);

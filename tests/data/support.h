@@ -13,6 +13,7 @@
 #include <string>
 
 #include "kernels/base/error.h"
+#include "tests/support/paths.h"
 
 namespace adjoint::data {
 
@@ -64,7 +65,7 @@ inline void expect_error(const std::function<void()>& action, Exit exit, const s
 /// A file of the public data sets, which the project does not ship: ADJOINT_DATA_DIR, else ../shared/data.
 inline std::string real_data(const std::string& name) {
   const char* folder = std::getenv("ADJOINT_DATA_DIR");
-  const std::filesystem::path base = folder != nullptr ? folder : ADJOINT_SOURCE_DIR "/../shared/data";
+  const std::filesystem::path base = folder != nullptr ? folder : testing_support::source_dir() + "/../shared/data";
   return base / name;
 }
 

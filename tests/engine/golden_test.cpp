@@ -14,6 +14,7 @@
 #include "engine/optim/optimizer.h"
 #include "engine/safetensors.h"
 #include "tests/support/engine.h"
+#include "tests/support/paths.h"
 
 namespace adjoint::testing {
 namespace {
@@ -288,8 +289,8 @@ const std::map<std::string, Run>& mappings() {
 
 class Golden : public ::testing::Test {
  protected:
-  Golden() : file_(std::string(ADJOINT_SOURCE_DIR) + "/tests/golden/torch_ops.safetensors") {
-    std::ifstream stream(std::string(ADJOINT_SOURCE_DIR) + "/tests/golden/torch_ops.json");
+  Golden() : file_(testing_support::source_dir() + "/tests/golden/torch_ops.safetensors") {
+    std::ifstream stream(testing_support::source_dir() + "/tests/golden/torch_ops.json");
     index_ = Json::parse(stream);
   }
 

@@ -11,6 +11,8 @@
 #include <string>
 #include <vector>
 
+#include "tests/support/paths.h"
+
 namespace {
 
 namespace fs = std::filesystem;
@@ -62,7 +64,7 @@ std::vector<Breach> breaches(const fs::path& root) {
 }
 
 TEST(Includes, Respect_the_layers) {
-  for (const Breach& breach : breaches(ADJOINT_SOURCE_DIR))
+  for (const Breach& breach : breaches(adjoint::testing_support::source_dir()))
     ADD_FAILURE() << breach.place << " includes " << breach.include << ", which its folder must not know";
 }
 
@@ -82,7 +84,7 @@ TEST(Includes, A_breach_is_found) {
 
 /// Every tensor function declared on the page of ops has a record under its name, so that no op escapes the sweep.
 TEST(Coverage, Every_public_op_has_a_record) {
-  std::ifstream page(fs::path(ADJOINT_SOURCE_DIR) / "engine" / "ops.h");
+  std::ifstream page(fs::path(adjoint::testing_support::source_dir()) / "engine" / "ops.h");
   std::set<std::string> declared;
   const std::regex declaration(R"(^(?:Tensor|SumAndNorm|LstmResult) ([a-z_0-9]+)\()");
   for (std::string line; std::getline(page, line);) {
@@ -92,7 +94,7 @@ TEST(Coverage, Every_public_op_has_a_record) {
   EXPECT_GE(declared.size(), 20u);
   std::set<std::string> recorded;
   const std::regex record(R"re((?:\.name = |record\()"([a-z_0-9]+)")re");
-  for (const fs::directory_entry& entry : fs::directory_iterator(fs::path(ADJOINT_SOURCE_DIR) / "engine" / "ops")) {
+  for (const fs::directory_entry& entry : fs::directory_iterator(fs::path(adjoint::testing_support::source_dir()) / "engine" / "ops")) {
     std::stringstream text;
     text << std::ifstream(entry.path()).rdbuf();
     const std::string s = text.str();
@@ -108,8 +110,8 @@ std::string text_of(const fs::path& path) {
 }
 
 TEST(Readme, Shows_the_program_that_is_tested) {
-  const std::string readme = text_of(fs::path(ADJOINT_SOURCE_DIR) / "README.md");
-  const std::string program = text_of(fs::path(ADJOINT_SOURCE_DIR) / "tests" / "example" / "main.cpp");
+  const std::string readme = text_of(fs::path(adjoint::testing_support::source_dir()) / "README.md");
+  const std::string program = text_of(fs::path(adjoint::testing_support::source_dir()) / "tests" / "example" / "main.cpp");
   const std::size_t begin = readme.find("```cpp\n") + 7, end = readme.find("```", begin);
   ASSERT_NE(end, std::string::npos);
   EXPECT_EQ(program.substr(program.find('\n') + 1), readme.substr(begin, end - begin));
