@@ -1,17 +1,46 @@
 #pragma once
 // How calls reach a backend. Every kernel family declares, per backend, `void run(const At&, const Call&)`; a call that
-// needs temporary memory has a member `void* scratch` and declares `std::size_t scratch_bytes(const Call&)` beside run.
+// needs temporary memory has a member `void* scratch` and declares `std::size_t scratch_bytes(const At&, const Call&)`
+// beside run. The CPU's are declared beside the call's contract and always linked. A GPU backend is in a program or not:
+// each of its sources enters what it defines below, before main, and a null pointer says that it is not there.
 
 #include <cstddef>
 
-namespace adjoint::cpu {
+namespace adjoint {
+
+namespace cpu {
 class ThreadPool;
 
 /// Where CPU calls run.
 struct At {
   ThreadPool* pool;
 };
-}  // namespace adjoint::cpu
+}  // namespace cpu
+
+namespace cuda {
+/// Where CUDA calls run: a cudaStream_t, on the current device.
+struct At {
+  void* stream;
+};
+}  // namespace cuda
+
+namespace simt {
+/// The executor runs a call before it returns; the stream is there so that both backends share their launch code.
+struct At {
+  void* stream;
+};
+}  // namespace simt
+
+/// A GPU backend's functions for one kind of call.
+template <class At, class Call>
+struct Entry {
+  void (*run)(const At&, const Call&) = nullptr;
+  std::size_t (*scratch_bytes)(const At&, const Call&) = nullptr;  ///< of calls that have scratch
+};
+template <class At, class Call>
+inline constinit Entry<At, Call> entry{};
+
+}  // namespace adjoint
 
 /// Declares a call's entry points on the CPU. launch() finds them through the namespace of At.
 #define ADJOINT_CPU_KERNEL(Call)            \

@@ -5,10 +5,18 @@
 //   namespace adjoint::ADJOINT_GPU_NAMESPACE { … }
 //
 // which is adjoint::cuda for nvcc and adjoint::simt otherwise, so one program can link both builds of a .cu file. The
-// same unqualified names exist in both: launch, zero, Stream, Smem, SharedArray, device_limits.
+// same unqualified names exist in both: At, launch, zero, Stream, stream_of, Smem, SharedArray, device_limits.
 // docs/kernel_testing.md has the rules for kernels.
 
+#include "kernels/base/backend.h"
 #include "kernels/base/dtype.h"
+
+/// After the definition of run(const At&, const Call&), and of scratch_bytes(const At&, const Call&) if the call has
+/// scratch: makes them known to launch().
+#define ADJOINT_GPU_KERNEL(Call) \
+  [[maybe_unused]] static const bool entered_##Call = (entry<At, Call>.run = run, true);
+#define ADJOINT_GPU_SCRATCH(Call) \
+  [[maybe_unused]] static const bool entered_scratch_##Call = (entry<At, Call>.scratch_bytes = scratch_bytes, true);
 
 #ifdef __CUDACC__
 
@@ -25,6 +33,7 @@
 namespace adjoint::cuda {
 
 using Stream = cudaStream_t;
+inline Stream stream_of(const At& at) { return static_cast<Stream>(at.stream); }
 
 /// Throws Error if a CUDA call failed; `what` says which, as "launch" or "zero".
 inline void check(cudaError_t status, const char* what) {

@@ -10,6 +10,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "kernels/base/backend.h"
 #include "kernels/base/error.h"
 #include "kernels/simt/types.h"
 
@@ -69,6 +70,7 @@ inline constexpr int warpSize = 32;
 
 /// CUDA's cudaStream_t; the executor has finished a launch when it returns.
 using Stream = void*;
+inline Stream stream_of(const At& at) { return at.stream; }
 
 namespace detail {
 void run_grid(dim3 grid, dim3 block, std::size_t shared_bytes, void (*entry)(void*), void* argument);
