@@ -1,8 +1,8 @@
 #pragma once
 // How calls reach a backend. Every kernel family declares, per backend, `void run(const At&, const Call&)`; a call that
 // needs temporary memory has a member `void* scratch` and declares `std::size_t scratch_bytes(const At&, const Call&)`
-// beside run. The CPU's are declared beside the call's contract and always linked. A GPU backend is in a program or not:
-// each of its sources enters what it defines below, before main, and a null pointer says that it is not there.
+// beside run. The CPU's are declared beside the call's contract and always linked. A GPU backend is in a program or
+// not: each of its sources enters what it defines below, before main, and a null pointer says that it is not there.
 
 #include <cstddef>
 

@@ -13,8 +13,7 @@
 
 /// After the definition of run(const At&, const Call&), and of scratch_bytes(const At&, const Call&) if the call has
 /// scratch: makes them known to launch().
-#define ADJOINT_GPU_KERNEL(Call) \
-  [[maybe_unused]] static const bool entered_##Call = (entry<At, Call>.run = run, true);
+#define ADJOINT_GPU_KERNEL(Call) [[maybe_unused]] static const bool entered_##Call = (entry<At, Call>.run = run, true);
 #define ADJOINT_GPU_SCRATCH(Call) \
   [[maybe_unused]] static const bool entered_scratch_##Call = (entry<At, Call>.scratch_bytes = scratch_bytes, true);
 
