@@ -227,6 +227,7 @@ std::vector<std::string> remove_stale_temporaries(const std::string& directory) 
   for (Iterator entry(directory, ignored); !ignored && entry != Iterator(); entry.increment(ignored)) {
     const std::string name = entry->path().filename().string();
     if (!name.starts_with(kTemporaryPrefix) && !name.starts_with(kPreviousPrefix)) continue;
+    if (entry->symlink_status(ignored).type() != std::filesystem::file_type::regular) continue;
     if (unlink(entry->path().c_str()) == 0) removed.push_back(name);
   }
   std::sort(removed.begin(), removed.end());

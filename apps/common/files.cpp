@@ -3,24 +3,23 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/stat.h>
-#include <sys/statvfs.h>
 #include <unistd.h>
 
-#include <atomic>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
+#include <span>
 #include <utility>
 
 #include "apps/common/terminal.h"
+#include "engine/atomic_file.h"
 #include "kernels/base/error.h"
 
 namespace adjoint::app {
 namespace {
 
 namespace fs = std::filesystem;
-constexpr std::string_view kTempPrefix = ".adjoint-", kTempSuffix = ".tmp";
 
 bool write_all(int descriptor, std::string_view bytes) {
   while (!bytes.empty()) {
@@ -30,17 +29,6 @@ bool write_all(int descriptor, std::string_view bytes) {
     bytes.remove_prefix(static_cast<std::size_t>(n));
   }
   return true;
-}
-
-mode_t usual_mode() {
-  const mode_t mask = umask(0);
-  umask(mask);
-  return 0666 & ~mask;
-}
-
-fs::path folder_of(const std::string& path) {
-  const fs::path parent = fs::path(path).parent_path();
-  return parent.empty() ? "." : parent;
 }
 
 }  // namespace
@@ -75,50 +63,23 @@ std::string read_file(const std::string& path, std::size_t limit) {
 }
 
 void write_file(const std::string& path, std::string_view content) {
-  static std::atomic<int> count{0};
-  const fs::path folder = folder_of(path);
-  const std::string temp =
-      (folder / fmt::format("{}{}-{}{}", kTempPrefix, getpid(), count.fetch_add(1), kTempSuffix)).string();
-  int descriptor = ::open(temp.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
-  bool done = descriptor >= 0 && write_all(descriptor, content) && fchmod(descriptor, usual_mode()) == 0 &&
-              fsync(descriptor) == 0;
-  int reason = errno;
-  if (descriptor >= 0 && ::close(descriptor) != 0 && done) {
-    done = false;
-    reason = errno;
-  }
-  if (done && std::rename(temp.c_str(), path.c_str()) != 0) {
-    done = false;
-    reason = errno;
-  }
-  if (!done) {
-    if (descriptor >= 0) ::unlink(temp.c_str());
-    struct statvfs space {};
-    const bool known = statvfs(folder.c_str(), &space) == 0;
-    throw Error("E-IO-005", Exit::io,
-                fmt::format("{}: {}; need {} bytes{}; the previous file, if any, is kept", shortened(path, 200),
-                            std::strerror(reason), content.size(),
-                            known ? fmt::format(", {} are free", space.f_bavail * space.f_frsize) : ""));
-  }
-  // The rename itself must reach the disk too. Some file systems cannot sync a folder; the file is complete anyway.
-  descriptor = ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (descriptor >= 0) {
-    fsync(descriptor);
-    ::close(descriptor);
-  }
+  AtomicFile file(path, "file", content.size());
+  file.write(std::as_bytes(std::span(content)));
+  file.commit();
 }
 
 std::vector<std::string> remove_leftovers(const std::string& folder) {
   std::vector<std::string> removed;
+  const auto sweep = [&](const fs::path& directory) {
+    for (const std::string& name : remove_stale_temporaries(directory.string()))
+      removed.push_back((directory / name).string());
+  };
+  sweep(folder);
   std::error_code ignored;
   for (fs::recursive_directory_iterator at(folder, fs::directory_options::skip_permission_denied, ignored), end;
        !ignored && at != end; at.increment(ignored)) {
-    const std::string name = at->path().filename().string();
-    if (name.starts_with(kTempPrefix) && name.ends_with(kTempSuffix) &&
-        at->symlink_status().type() == fs::file_type::regular)
-      removed.push_back(at->path().string());
+    if (at->symlink_status(ignored).type() == fs::file_type::directory) sweep(at->path());
   }
-  for (const std::string& path : removed) ::unlink(path.c_str());
   return removed;
 }
 

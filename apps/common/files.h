@@ -11,8 +11,8 @@ namespace adjoint::app {
 /// The whole file. E-IO-001 if it cannot be read, E-IO-003 if it is no regular file or larger than `limit`.
 std::string read_file(const std::string& path, std::size_t limit);
 
-/// Writes to a new temporary file beside `path`, syncs, renames, syncs the folder. E-IO-005 with the system's reason,
-/// the bytes needed and the bytes free; whatever was at `path` before is then untouched.
+/// Writes the file whole or not at all (engine/atomic_file.h). E-IO-002 if its folder cannot be written; E-IO-005 with
+/// the system's reason, the bytes needed and the bytes free. Whatever was at `path` before is then untouched.
 void write_file(const std::string& path, std::string_view content);
 
 /// Removes what a killed write_file left anywhere below the folder, and returns the paths.

@@ -5,16 +5,17 @@
 #include <unistd.h>
 #include <zlib.h>
 
-#include <array>
 #include <atomic>
 #include <bit>
 #include <cerrno>
 #include <chrono>
 #include <cstdio>
 #include <cstring>
+#include <span>
 #include <stdexcept>
 
 #include "apps/common/terminal.h"
+#include "engine/crc32c.h"
 #include "kernels/base/error.h"
 
 namespace adjoint::app {
@@ -51,23 +52,8 @@ std::string png_chunk(const std::string& type, const std::string& content) {
 
 }  // namespace
 
-std::uint32_t crc32c(std::string_view bytes) {
-  static const auto table = [] {
-    std::array<std::uint32_t, 256> entries{};
-    for (std::uint32_t i = 0; i < 256; ++i) {
-      std::uint32_t crc = i;
-      for (int bit = 0; bit < 8; ++bit) crc = (crc >> 1) ^ ((crc & 1) != 0 ? 0x82f63b78u : 0u);
-      entries[i] = crc;
-    }
-    return entries;
-  }();
-  std::uint32_t crc = 0xffffffffu;
-  for (const char byte : bytes) crc = table[(crc ^ static_cast<std::uint8_t>(byte)) & 0xff] ^ (crc >> 8);
-  return ~crc;
-}
-
 std::uint32_t masked_crc32c(std::string_view bytes) {
-  const std::uint32_t crc = crc32c(bytes);
+  const std::uint32_t crc = crc32c(std::as_bytes(std::span(bytes)));
   return ((crc >> 15) | (crc << 17)) + 0xa282ead8u;  // so that the sum of data holding its own sum is no constant
 }
 

@@ -9,8 +9,7 @@
 
 namespace adjoint::app {
 
-/// CRC-32C (Castagnoli), and the form in which event files store it.
-std::uint32_t crc32c(std::string_view bytes);
+/// CRC-32C in the form in which event files store it.
 std::uint32_t masked_crc32c(std::string_view bytes);
 
 /// An 8-bit RGB image, row-major, as a PNG file.
