@@ -42,6 +42,14 @@ LabelledBatch labelled_batch(const std::vector<std::vector<int32_t>>& sequences,
   return out;
 }
 
+void drop_words(Padded& batch, double share, int32_t unknown, uint64_t seed, int64_t cursor) {
+  if (share <= 0) return;
+  CounterRandom random(seed, static_cast<uint64_t>(cursor));
+  for (int32_t& id : batch.ids) {
+    if (id > unknown && random.uniform() < share) id = unknown;
+  }
+}
+
 Split stratified_split(const std::vector<int32_t>& labels, double validation, double test, uint64_t seed) {
   ADJOINT_CHECK(validation >= 0 && test >= 0 && validation + test < 1, "E-CONF-003", Exit::usage,
                 fmt::format("split: validation {} and test {}; expected two shares of at least 0, together below 1",

@@ -31,6 +31,10 @@ struct LabelledBatch {
 LabelledBatch labelled_batch(const std::vector<std::vector<int32_t>>& sequences, const std::vector<int32_t>& labels,
                              std::span<const int64_t> chosen, int32_t pad_id);
 
+/// Puts `unknown` in the place of each id above it with probability `share`, as a function of (seed, cursor) and the
+/// batch alone: a model that cannot rely on any one word overfits less, and learns what an unknown word means.
+void drop_words(Padded& batch, double share, int32_t unknown, uint64_t seed, int64_t cursor);
+
 /// Example numbers of the three parts, each in ascending order.
 struct Split {
   std::vector<int64_t> train, validation, test;

@@ -61,10 +61,22 @@ struct AdamUpdate {
   bool decoupled;
 };
 
+/// a += (1 - d) (p - a) with d = min(decay, (1 + t) / (10 + t)), t = *step: an average over the last steps that forgets
+/// the first ones sooner. a, p dense [n], one float dtype; step as StepAdvance left it.
+struct AverageUpdate {
+  DType dtype;
+  std::int64_t n;
+  void* a;
+  const void* p;
+  const std::int64_t* step;
+  double decay;
+};
+
 }  // namespace adjoint
 
 ADJOINT_CPU_KERNEL(GlobalNorm)
 ADJOINT_CPU_KERNEL(StepAdvance)
 ADJOINT_CPU_KERNEL(SgdUpdate)
 ADJOINT_CPU_KERNEL(AdamUpdate)
+ADJOINT_CPU_KERNEL(AverageUpdate)
 ADJOINT_CPU_SCRATCH(GlobalNorm)

@@ -120,4 +120,36 @@ void Adam::update(const void* factor) {
                                 .decoupled = options_.decoupled});
 }
 
+WeightAverage::WeightAverage(ParameterSet& parameters, double decay)
+    : parameters_(parameters),
+      decay_(decay),
+      average_(Tensor::empty_like(parameters.values())),
+      step_(Tensor::zeros({static_cast<std::int64_t>(sizeof(std::int64_t))}, DType::u8, parameters.values().device())) {
+  check(decay >= 0 && decay < 1, "decay of the average", decay, "a number in [0, 1)");
+  average_.copy_from(parameters.values());
+}
+
+void WeightAverage::update() {
+  const Tensor& p = parameters_.values();
+  launch(p.device(), StepAdvance{.step = step_.data_as<std::int64_t>()});
+  launch(p.device(), AverageUpdate{.dtype = p.dtype(),
+                                   .n = p.count(),
+                                   .a = average_.data(),
+                                   .p = p.data(),
+                                   .step = step_.data_as<std::int64_t>(),
+                                   .decay = decay_});
+}
+
+void WeightAverage::swap() {
+  Tensor values = parameters_.values();
+  Tensor now = Tensor::empty_like(values);
+  now.copy_from(values);
+  values.copy_from(average_);
+  average_.copy_from(now);
+}
+
+std::vector<std::pair<std::string, Tensor>> WeightAverage::state() const {
+  return {{"average", average_}, {"average_step", step_}};
+}
+
 }  // namespace adjoint

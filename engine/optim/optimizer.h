@@ -76,4 +76,23 @@ class Adam final : public Optimizer {
   AdamOptions options_;
 };
 
+/// A moving average of a model's parameters over its training steps, which judges better than the last ones.
+class WeightAverage {
+ public:
+  /// decay in [0, 1): about 1 / (1 - decay) steps count. Starts from the parameters as they are.
+  WeightAverage(ParameterSet& parameters, double decay);
+  /// Takes the parameters of now into the average. After each step of the optimizer; may be recorded.
+  void update();
+  /// Exchanges the parameters and their average: once before what should see the average, once after.
+  void swap();
+  /// Everything that update() changes, by name.
+  std::vector<std::pair<std::string, Tensor>> state() const;
+
+ private:
+  ParameterSet& parameters_;
+  double decay_;
+  Tensor average_;
+  Tensor step_;
+};
+
 }  // namespace adjoint

@@ -129,4 +129,21 @@ void run(const At& at, const AdamUpdate& call) {
   });
 }
 
+void run(const At& at, const AverageUpdate& call) {
+  visit_float(call.dtype, [&](auto type) {
+    using T = typename decltype(type)::type;
+    using A = acc_t<T>;
+    T* a = static_cast<T*>(call.a);
+    const T* p = static_cast<const T*>(call.p);
+    const double t = static_cast<double>(*call.step);
+    const A rest = static_cast<A>(1 - std::min(call.decay, (1 + t) / (10 + t)));
+    parallel_for(at, call.n, kGrain, 1, [&](std::int64_t begin, std::int64_t end) {
+      registers<A>(begin, end, [&](std::int64_t i, auto get, auto set) {
+        const Vec<A> average = get(a + i);
+        set(a + i, average + rest * (get(p + i) - average));
+      });
+    });
+  });
+}
+
 }  // namespace adjoint::cpu

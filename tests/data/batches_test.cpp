@@ -39,6 +39,33 @@ int64_t padding(BatchOrder& order, const std::vector<int32_t>& lengths) {
   return total;
 }
 
+TEST(DropWords, Replaces_its_share_of_words_as_a_function_of_seed_and_cursor) {
+  std::vector<std::vector<int32_t>> sequences(200);
+  for (size_t i = 0; i < sequences.size(); ++i) sequences[i].assign(50 + i % 50, static_cast<int32_t>(2 + i));
+  std::vector<int64_t> all(sequences.size());
+  std::iota(all.begin(), all.end(), 0);
+  const Padded whole = pad(sequences, all, 0);
+  const auto dropped = [&](double share, uint64_t seed, int64_t cursor) {
+    Padded batch = whole;
+    drop_words(batch, share, 1, seed, cursor);
+    return batch.ids;
+  };
+  EXPECT_EQ(dropped(0, 1, 1), whole.ids);
+  const std::vector<int32_t> ids = dropped(0.3, 1, 1);
+  EXPECT_EQ(ids, dropped(0.3, 1, 1));
+  EXPECT_NE(ids, dropped(0.3, 2, 1));
+  EXPECT_NE(ids, dropped(0.3, 1, 2));
+  int64_t unknown = 0;
+  for (size_t i = 0; i < ids.size(); ++i) {
+    if (ids[i] == whole.ids[i]) continue;
+    EXPECT_EQ(ids[i], 1);
+    EXPECT_NE(whole.ids[i], 0) << "padding became a word";
+    ++unknown;
+  }
+  // 14,900 words; standard deviation of the share sqrt(0.3 * 0.7 / 14900) = 0.0038: five of them.
+  EXPECT_NEAR(static_cast<double>(unknown) / static_cast<double>(whole.tokens()), 0.3, 0.019);
+}
+
 TEST(CounterRandom, Is_uniform_below_its_bound) {
   CounterRandom random(1, 2);
   std::vector<int> counts(7);

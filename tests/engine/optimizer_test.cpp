@@ -217,6 +217,31 @@ TEST(Optimizer, Resumes_from_its_state) {
   EXPECT_EQ(bits(pa.values()), bits(pb.values()));
 }
 
+TEST(WeightAverage, Follows_its_formula_and_changes_places_with_the_parameters) {
+  for (const double decay : {0.0, 0.3, 0.999}) {
+    Model model;
+    ParameterSet parameters(model);
+    Sgd sgd(parameters, {.learning_rate = 0.1});
+    WeightAverage average(parameters, decay);
+    Vector expected = model.values();
+    for (int step = 1; step <= kSteps; ++step) {
+      set_gradient(model, gradient_of_step(step));
+      sgd.step();
+      average.update();
+      const Vector p = model.values();
+      const double d = std::min(decay, (1.0 + step) / (10.0 + step));
+      for (std::size_t i = 0; i < p.size(); ++i) expected[i] += (1 - d) * (p[i] - expected[i]);
+      average.swap();
+      expect_near(model.values(), expected, "average", step);
+      average.swap();
+      EXPECT_EQ(model.values(), p);
+    }
+  }
+  Model model;
+  ParameterSet parameters(model);
+  expect_error([&] { WeightAverage(parameters, 1.0); }, "E-CONF-003", "average.*1.*\\[0, 1\\)", Exit::usage);
+}
+
 TEST(Optimizer, Refuses_options_out_of_range) {
   Model model;
   ParameterSet p(model);
