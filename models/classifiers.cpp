@@ -70,45 +70,49 @@ class AttentionClassifier final : public WordVectorClassifier {
   AttentionHead attention_;
 };
 
+Tensor pooled(const Tensor& states, const Tensor& lengths, Pooling pooling) {
+  if (pooling == Pooling::mean) return mean_over_tokens(states, lengths);
+  if (pooling == Pooling::max) return max_over_tokens(states, lengths);
+  return concat({mean_over_tokens(states, lengths), max_over_tokens(states, lengths)}, -1);
+}
+
+/// An LSTM over the word vectors, alone or below an encoder block.
 class LstmClassifier final : public WordVectorClassifier {
  public:
   LstmClassifier(const Initializer& init, const ClassifierOptions& options)
-      : WordVectorClassifier(init, options, options.hidden),
-        lstm_(init, options.embedding, options.hidden, {.layers = options.layers, .dropout = options.dropout}) {
+      : WordVectorClassifier(init, options, width(options) * (options.pooling == Pooling::mean_max ? 2 : 1)),
+        lstm_(init, options.embedding, options.hidden,
+              {.layers = options.layers, .bidirectional = options.bidirectional, .dropout = options.dropout}) {
     add("lstm", lstm_);
+    if (options.kind != ClassifierKind::lstm_encoder) return;
+    ADJOINT_CHECK(options.pooling != Pooling::last, "E-CONF-003", Exit::usage,
+                  "lstm-encoder: pooling is last; expected mean, max or mean-max, since its block sees every state");
+    block_ = std::make_unique<TransformerEncoderLayer>(init, width(options), options.heads, options.intermediate,
+                                                       EncoderOptions{.dropout = options.dropout,
+                                                                      .activation = options.activation,
+                                                                      .norm = options.norm,
+                                                                      .residual = options.residual});
+    add("block", *block_);
   }
 
   Tensor forward(const Tensor& ids, const ForwardContext& context) const override {
-    return classified(lstm_.forward(embedded(ids, context), context.lengths, {}, context.random).state.h.back(),
-                      context);
+    const Lstm::Result r = lstm_.forward(embedded(ids, context), context.lengths, {}, context.random);
+    if (options_.pooling == Pooling::last) return classified(last_state(r.state), context);
+    const Tensor states = block_ ? block_->forward(r.y, context) : r.y;  // [B, T, H], or 2H in two directions
+    return classified(pooled(states, context.lengths, options_.pooling), context);
   }
 
  private:
-  Lstm lstm_;
-};
-
-class LstmEncoderClassifier final : public WordVectorClassifier {
- public:
-  LstmEncoderClassifier(const Initializer& init, const ClassifierOptions& options)
-      : WordVectorClassifier(init, options, options.hidden),
-        lstm_(init, options.embedding, options.hidden, {.layers = options.layers, .dropout = options.dropout}),
-        block_(init, options.hidden, options.heads, options.intermediate,
-               {.dropout = options.dropout,
-                .activation = options.activation,
-                .norm = options.norm,
-                .residual = options.residual}) {
-    add("lstm", lstm_);
-    add("block", block_);
+  static std::int64_t width(const ClassifierOptions& options) {
+    return options.hidden * (options.bidirectional ? 2 : 1);
+  }
+  Tensor last_state(const Lstm::State& state) const {
+    const std::size_t n = state.h.size();
+    return options_.bidirectional ? concat({state.h[n - 2], state.h[n - 1]}, -1) : state.h[n - 1];
   }
 
-  Tensor forward(const Tensor& ids, const ForwardContext& context) const override {
-    const Tensor states = lstm_.forward(embedded(ids, context), context.lengths, {}, context.random).y;  // [B, T, H]
-    return classified(mean_over_tokens(block_.forward(states, context), context.lengths), context);
-  }
-
- private:
   Lstm lstm_;
-  TransformerEncoderLayer block_;
+  std::unique_ptr<TransformerEncoderLayer> block_;
 };
 
 class EncoderClassifier final : public Classifier {
@@ -143,13 +147,21 @@ Tensor mean_over_tokens(const Tensor& x, const Tensor& lengths) {
       {batch, width});
 }
 
+Tensor max_over_tokens(const Tensor& x, const Tensor& lengths) {
+  constexpr double kBelowAll = 1e30;
+  // A product that skips padded rows tells which are real: 1 there, 0 elsewhere.
+  const Tensor one = Tensor::full({1, 1}, 1.0, x.dtype(), x.device());
+  const Tensor real = linear(Tensor::full({x.extent(0), x.extent(1), 1}, 1.0, x.dtype(), x.device()), one, {}, lengths);
+  return max(x + (real - 1.0) * kBelowAll, {1});
+}
+
 std::unique_ptr<Classifier> make_classifier(const Initializer& init, const ClassifierOptions& options) {
   switch (options.kind) {
     case ClassifierKind::logreg: return std::make_unique<LogisticRegression>(init, options);
     case ClassifierKind::ffnn: return std::make_unique<FeedForwardClassifier>(init, options);
     case ClassifierKind::attention: return std::make_unique<AttentionClassifier>(init, options);
-    case ClassifierKind::lstm: return std::make_unique<LstmClassifier>(init, options);
-    case ClassifierKind::lstm_encoder: return std::make_unique<LstmEncoderClassifier>(init, options);
+    case ClassifierKind::lstm:
+    case ClassifierKind::lstm_encoder: return std::make_unique<LstmClassifier>(init, options);
     case ClassifierKind::encoder: return std::make_unique<EncoderClassifier>(init, options);
   }
   return nullptr;

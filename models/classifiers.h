@@ -12,10 +12,13 @@ enum class ClassifierKind {
   logreg,        ///< linear, of the mean of the word vectors
   ffnn,          ///< linear, tanh, linear, of the mean of the word vectors
   attention,     ///< one attention head over the word vectors, mean over the tokens, linear
-  lstm,          ///< linear, of the final state
-  lstm_encoder,  ///< one encoder block attending over every LSTM state, mean over the tokens, linear
+  lstm,          ///< linear, of the LSTM's states, pooled
+  lstm_encoder,  ///< one encoder block attending over every LSTM state, pooled, linear
   encoder,       ///< transformer encoder, linear, of the hidden state of token 0
 };
+
+/// What becomes of an LSTM's states: those after the last token, or the mean and the maximum over the tokens.
+enum class Pooling { last, mean, max, mean_max };
 
 struct ClassifierOptions {
   ClassifierKind kind = ClassifierKind::lstm;
@@ -24,6 +27,8 @@ struct ClassifierOptions {
   std::int64_t embedding = 64;      ///< width of the word vectors; also of the transformer encoder
   std::int64_t hidden = 128;        ///< of the LSTM; of ffnn; width of queries and keys of attention
   std::int64_t layers = 1;          ///< of the LSTM or the transformer encoder
+  bool bidirectional = false;       ///< the LSTM, with `hidden` in each direction
+  Pooling pooling = Pooling::last;  ///< of the LSTM's states; of a block's, `last` is none
   std::int64_t heads = 4;           ///< of encoder blocks
   std::int64_t intermediate = 256;  ///< of encoder blocks
   std::int64_t max_length = 64;     ///< positions of the transformer encoder
@@ -42,10 +47,12 @@ class Classifier : public Module {
   virtual Parameter& word_vectors() = 0;
 };
 
-/// Throws E-CONF-003 for a size below 1.
+/// Throws E-CONF-003 for a size below 1, and for lstm_encoder with Pooling::last.
 std::unique_ptr<Classifier> make_classifier(const Initializer& init, const ClassifierOptions& options);
 
 /// x [B, T, D], lengths i32 [B]: the mean of the real rows of each sequence, [B, D]; zeros if there is none.
 Tensor mean_over_tokens(const Tensor& x, const Tensor& lengths);
+/// The largest element of each column of the real rows, [B, D]; of a sequence without rows a huge negative number.
+Tensor max_over_tokens(const Tensor& x, const Tensor& lengths);
 
 }  // namespace adjoint
