@@ -77,6 +77,9 @@ void add_model_options(app::OptionTable& table) {
   table.add(app::choice("model", "lstm", {"logreg", "ffnn", "attention", "lstm", "lstm-encoder", "encoder"},
                         "kind of classifier"));
   table.add(app::integer("max-length", 64, 2, 65536, "longer texts are cut after so many tokens"));
+  table.add(app::choice("pooling", "mean-max", {"last", "mean", "max", "mean-max"},
+                        "what the linear layer sees of the LSTM's states; of lstm-encoder not last"));
+  table.add(app::flag("bidirectional", "read with a second LSTM from the end, each of width --hidden"));
   app::add_shared(table, {"embedding", "hidden", "layers", "heads", "intermediate", "dropout", "activation", "norm",
                           "residual", "positions", "embeddings", "freeze-embeddings"});
 }
@@ -129,6 +132,12 @@ std::unique_ptr<Classifier> model_of(const app::Settings& s, std::int64_t vocabu
        .embedding = s.integer("embedding"),
        .hidden = s.integer("hidden"),
        .layers = s.integer("layers"),
+       .bidirectional = s.flag("bidirectional"),
+       .pooling = chosen<Pooling>(s, "pooling",
+                                  {{"last", Pooling::last},
+                                   {"mean", Pooling::mean},
+                                   {"max", Pooling::max},
+                                   {"mean-max", Pooling::mean_max}}),
        .heads = s.integer("heads"),
        .intermediate = s.integer("intermediate"),
        .max_length = s.integer("max-length"),
@@ -225,8 +234,7 @@ std::vector<std::vector<std::int64_t>> confusion_rows(const data::Confusion& con
 }
 
 Run open_run(const app::OptionTable& train_table, const std::string& folder, Device device) {
-  app::Settings settings(train_table);
-  app::apply_config(settings, app::read_config(folder + "/config.json"), folder + "/config.json");
+  app::Settings settings = app::recorded_settings(train_table, folder);
   data::Vocabulary vocabulary = data::Vocabulary::read(folder + "/vocab.txt");
   std::vector<std::string> classes;
   data::read_lines(folder + "/classes.txt", {},

@@ -169,7 +169,11 @@ std::vector<ConfigEntry> parse_config(const std::string& text, const std::string
 
 std::vector<ConfigEntry> read_config(const std::string& path) { return parse_config(read_file(path, kMaxBytes), path); }
 
-void apply_config(Settings& settings, const std::vector<ConfigEntry>& entries, const std::string& path) {
+namespace {
+
+enum class Paths { inside, any };
+
+void apply(Settings& settings, const std::vector<ConfigEntry>& entries, const std::string& path, Paths paths) {
   const OptionTable& table = settings.table();
   for (const ConfigEntry& entry : entries) {
     const std::string place = fmt::format("{}:{}: ", shortened(path, 120), entry.line);
@@ -212,7 +216,7 @@ void apply_config(Settings& settings, const std::vector<ConfigEntry>& entries, c
     if (!value) reject("wrong type or size");
     if (!std::holds_alternative<std::vector<std::string>>(*value))
       value = parse_value(option, spelling(*value), source);
-    if (option.kind == Option::Kind::path && !stays_inside(std::get<std::string>(*value)))
+    if (paths == Paths::inside && option.kind == Option::Kind::path && !stays_inside(std::get<std::string>(*value)))
       throw Error(
           source.code, Exit::usage,
           fmt::format("{}{} {}: leaves the current folder; expected a relative path without ..; give --{} on the "
@@ -220,6 +224,18 @@ void apply_config(Settings& settings, const std::vector<ConfigEntry>& entries, c
                       place, option.key(), shortened(entry.shown, 60), option.name));
     settings.set(index, std::move(*value), Origin::config);
   }
+}
+
+}  // namespace
+
+void apply_config(Settings& settings, const std::vector<ConfigEntry>& entries, const std::string& path) {
+  apply(settings, entries, path, Paths::inside);
+}
+
+Settings recorded_settings(const OptionTable& train_table, const std::string& run) {
+  Settings settings(train_table);
+  apply(settings, read_config(run + "/config.json"), run + "/config.json", Paths::any);
+  return settings;
 }
 
 }  // namespace adjoint::app

@@ -23,7 +23,10 @@ struct ConfigEntry {
 std::vector<ConfigEntry> read_config(const std::string& path);
 std::vector<ConfigEntry> parse_config(const std::string& text, const std::string& path);
 
-/// Applies the entries to settings that have no stronger value: E-CONF-001 for an unknown key, E-CONF-003 for a value.
+/// Applies the entries to settings that have no stronger value: E-CONF-001 for an unknown key, E-CONF-003 for a value,
+/// also for a path that leaves the current folder.
 void apply_config(Settings& settings, const std::vector<ConfigEntry>& entries, const std::string& path);
+/// The settings that a finished run was made with, paths as they were.
+Settings recorded_settings(const OptionTable& train_table, const std::string& run);
 
 }  // namespace adjoint::app

@@ -198,8 +198,7 @@ Run open_run(const app::OptionTable& train_table, const std::string& asked, Devi
         "runs/reverse_string: no finished run; expected one with model.safetensors; try 'reverse_string train' "
         "first, or --run DIR");
   }
-  app::Settings settings(train_table);
-  app::apply_config(settings, app::read_config(folder + "/config.json"), folder + "/config.json");
+  app::Settings settings = app::recorded_settings(train_table, folder);
   Run run{folder, strings_of(settings).alphabet, nullptr};
   run.model = model_of(settings, run.alphabet, device);
   load_model(folder + "/model.safetensors", *run.model);

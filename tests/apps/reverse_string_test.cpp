@@ -12,7 +12,7 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
-#include "tests/support/paths.h"
+#include "tests/apps/program.h"
 
 namespace {
 
@@ -21,37 +21,11 @@ using nlohmann::json;
 using ::testing::HasSubstr;
 using ::testing::MatchesRegex;
 
-struct Outcome {
-  int exit;
-  std::string out, err;
-};
+using adjoint::testing::Outcome;
 
-/// A folder of its own for each test.
-class ReverseString : public ::testing::Test {
+class ReverseString : public adjoint::testing::ProgramTest {
  protected:
-  void SetUp() override {
-    const auto* info = ::testing::UnitTest::GetInstance()->current_test_info();
-    folder_ = fs::path(::testing::TempDir()) / ("adjoint_" + std::string(info->name()));
-    fs::remove_all(folder_);
-    fs::create_directories(folder_);
-  }
-  void TearDown() override { fs::remove_all(folder_); }
-
-  std::string path(const std::string& name) const { return (folder_ / name).string(); }
-
-  Outcome run(const std::string& arguments, const std::string& input = "") const {
-    std::ofstream(folder_ / "in") << input;
-    const std::string command =
-        "cd " + folder_.string() + " && " + adjoint::testing_support::program_dir() + "/reverse_string " + arguments + " < in > out 2> err";
-    const int status = std::system(command.c_str());
-    return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, read("out"), read("err")};
-  }
-  std::string read(const std::string& name) const {
-    std::ifstream in(folder_ / name);
-    return {std::istreambuf_iterator<char>(in), {}};
-  }
-
-  fs::path folder_;
+  ReverseString() : ProgramTest("reverse_string") {}
 };
 
 constexpr const char* kSmall =
