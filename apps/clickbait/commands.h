@@ -8,6 +8,8 @@ namespace adjoint::clickbait {
 void add_train_options(app::OptionTable& table);
 int train(const app::Settings& settings);
 
+int sweep(const app::Settings& settings, const app::OptionTable& train_table);
+
 void add_eval_options(app::OptionTable& table);
 int evaluate(const app::Settings& settings, const app::OptionTable& train_table);
 

@@ -3,6 +3,7 @@
 #include "apps/clickbait/commands.h"
 #include "apps/common/command_line.h"
 #include "apps/common/main_guard.h"
+#include "apps/common/sweep.h"
 #include "apps/common/terminal.h"
 
 int main(int argc, char** argv) {
@@ -16,6 +17,12 @@ int main(int argc, char** argv) {
                      {"clickbait train", "clickbait train --model lstm-encoder --data FOLDER --json",
                       "clickbait train --model attention --data reviews.tsv --columns id,label,text --positive pos"});
     clickbait::add_train_options(train);
+    app::OptionTable& sweep =
+        line.command("sweep", "Train at each point of a grid of options and rank them; the same command again goes on.",
+                     {"clickbait sweep --grid heads=1,2,4 --grid lr=1e-3,3e-4 --seeds 3",
+                      "clickbait sweep --grid model=lstm,lstm-encoder --data FOLDER --out sweeps/models",
+                      "clickbait sweep --grid hidden=64,128,256 --model lstm --json"});
+    app::add_sweep_options(sweep, train);
     app::OptionTable& eval = line.command("eval", "Judge a trained classifier.",
                                           {"clickbait eval runs/mine", "clickbait eval runs/mine --part validation",
                                            "clickbait eval runs/mine --data other.csv --part all --json"});
@@ -36,6 +43,7 @@ int main(int argc, char** argv) {
       return 0;
     }
     if (call.command() == "train") return clickbait::train(call.settings);
+    if (call.command() == "sweep") return clickbait::sweep(call.settings, train);
     if (call.command() == "eval") return clickbait::evaluate(call.settings, train);
     if (call.command() == "predict") return clickbait::predict(call.settings, train);
     return clickbait::review(call.settings);

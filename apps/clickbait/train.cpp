@@ -12,6 +12,7 @@
 #include "apps/common/run_folder.h"
 #include "apps/common/shared_options.h"
 #include "apps/common/signals.h"
+#include "apps/common/sweep.h"
 #include "apps/common/tensorboard.h"
 #include "apps/common/training_loop.h"
 #include "data/naive_bayes.h"
@@ -64,6 +65,8 @@ class Training {
         model_(prepared(vectors)),
         parameters_(*model_),
         optimizer_(app::optimizer_of(settings, parameters_)),
+        average_(settings.real("average") > 0 ? std::make_unique<WeightAverage>(parameters_, settings.real("average"))
+                                              : nullptr),
         random_(static_cast<std::uint64_t>(settings.integer("seed")) + 0x9e3779b97f4a7c15, device),  // not the weights'
         step_([this](std::span<const Tensor> inputs) { return std::vector<Tensor>{one_step(inputs)}; }, state()) {}
 
@@ -77,8 +80,10 @@ class Training {
     std::vector<std::int64_t> chosen;
     for (const std::int64_t i : order_.batch(cursor))
       chosen.push_back(corpus_.split.train[static_cast<std::size_t>(i)]);
-    const TensorBatch batch = tensors_of(data::labelled_batch(corpus_.ids, corpus_.dataset.labels, chosen, 0),
-                                         settings_.integer("max-length"), device_);
+    data::LabelledBatch rows = data::labelled_batch(corpus_.ids, corpus_.dataset.labels, chosen, 0);
+    data::drop_words(rows.tokens, settings_.real("word-dropout"), corpus_.vocabulary.unknown_id(),
+                     static_cast<std::uint64_t>(settings_.integer("seed")), cursor);
+    const TensorBatch batch = tensors_of(rows, settings_.integer("max-length"), device_);
     const std::vector<Tensor> inputs = batch.inputs();
     // The first step is also the proof that replaying it does what running it does.
     const Tensor loss = verified_ ? step_(inputs)[0] : step_.verify(inputs)[0];
@@ -93,6 +98,18 @@ class Training {
     model_->set_training(false);
     return judge(*model_, corpus_.ids, corpus_.dataset.labels, corpus_.classes(), part, settings_.integer("max-length"),
                  device_);
+  }
+  /// Calls f while the model has the weights that are judged and kept: their average, with --average.
+  template <class F>
+  auto with_kept_weights(F&& f) {
+    if (average_) average_->swap();
+    struct Back {
+      WeightAverage* average;
+      ~Back() {
+        if (average != nullptr) average->swap();
+      }
+    } const back{average_.get()};
+    return f();
   }
 
  private:
@@ -117,16 +134,22 @@ class Training {
     Tensor loss;
     {
       const auto recording = tape_.record();
-      loss = cross_entropy(model_->forward(in[0], {.lengths = in[1], .random = &random_}), in[2]);
+      const Tensor logits = model_->forward(in[0], {.lengths = in[1], .random = &random_});
+      loss = cross_entropy(logits, in[2]);
+      if (const double share = settings_.real("label-smoothing"); share > 0)
+        loss = (1 - share) * loss - share * mean(log_softmax(logits));
     }
     tape_.backward(loss);
     optimizer_->step();
+    if (average_) average_->update();
     return loss;
   }
 
   std::vector<Tensor> state() const {
     std::vector<Tensor> tensors{random_.state()};
     for (const auto& [name, tensor] : optimizer_->state()) tensors.push_back(tensor);
+    if (average_)
+      for (const auto& [name, tensor] : average_->state()) tensors.push_back(tensor);
     return tensors;
   }
 
@@ -137,6 +160,7 @@ class Training {
   std::unique_ptr<Classifier> model_;
   ParameterSet parameters_;
   std::unique_ptr<Optimizer> optimizer_;
+  std::unique_ptr<WeightAverage> average_;  // null without --average
   Generator random_;
   Tape tape_;
   Step step_;
@@ -162,6 +186,14 @@ std::string result_text(const app::Settings& settings, const Judgement& test, co
                      confusion_text(test.confusion, classes));
 }
 
+/// What a finished call says.
+struct Trained {
+  nlohmann::ordered_json report;
+  std::string text;
+  std::string profile;
+  int exit = 0;
+};
+
 /// The settings with the width of the word vectors as --embedding, so that the run can be opened without their file.
 app::Settings with_width(const app::Settings& settings, const std::optional<data::WordVectors>& vectors) {
   if (!vectors) return settings;
@@ -177,6 +209,11 @@ app::Settings with_width(const app::Settings& settings, const std::optional<data
 void add_train_options(app::OptionTable& table) {
   add_data_options(table);
   add_model_options(table);
+  table.group("Training");
+  table.add(app::real("word-dropout", 0, 0, 0.99, "share of words that are unknown in training"));
+  table.add(app::real("label-smoothing", 0, 0, 0.99, "share of the probability that is spread over all classes"));
+  table.add(app::real("average", 0, 0, 0.99999,
+                      "judge and keep an average of the weights over about 1 / (1 - X) steps, 0 for the last weights"));
   app::add_shared(table, {"epochs",   "max-steps",    "max-time",      "batch-size", "optimizer", "lr",     "schedule",
                           "warmup",   "weight-decay", "clip",          "early-stop", "require",   "config", "name",
                           "out",      "dry-run",      "overfit-batch", "profile",    "seed",      "device", "threads",
@@ -189,9 +226,8 @@ void add_train_options(app::OptionTable& table) {
                   {"early-stop", std::int64_t{3}}});
 }
 
-int train(const app::Settings& asked) {
+Trained trained(const app::Settings& asked) {
   const Device device = app::device_of(asked);
-  app::watch_stop_signals();
   const std::vector<app::Requirement> requirements = app::parse_requirements(asked.list("require"), kMetrics);
   ADJOINT_CHECK(!asked.flag("freeze-embeddings") || !asked.text("embeddings").empty(), "E-CLI-003", Exit::usage,
                 "--freeze-embeddings: no --embeddings FILE; expected word vectors that are worth keeping");
@@ -222,7 +258,7 @@ int train(const app::Settings& asked) {
                     parameters, corpus.vocabulary.size(), corpus.split.train.size(), corpus.split.validation.size(),
                     corpus.split.test.size(), setup.steps_per_epoch, first.loss, first.tokens,
                     static_cast<double>(memory.reserved) / (1024.0 * 1024.0)));
-    return 0;
+    return {};
   }
 
   const std::string name = settings.text("name").empty() ? settings.text("model") : settings.text("name");
@@ -243,25 +279,30 @@ int train(const app::Settings& asked) {
                                  settings.text("embeddings"), vectors->width, 100 * vectors->coverage()));
 
   const auto started = std::chrono::steady_clock::now();
-  const app::LoopResult result =
-      app::run_training(setup,
-                        {.begin_epoch = nullptr,
-                         .train_step =
-                             [&](const app::StepPlace& place, double rate) {
-                               return training.step((place.epoch - 1) * setup.steps_per_epoch + place.batch, rate);
-                             },
-                         .learning_rate = [&](std::int64_t step) { return scheduled_rate(schedule, step); },
-                         .evaluate = [&] { return training.judged(corpus.split.validation).metrics(); },
-                         .keep_best =
-                             [&](const app::LoopState&, const app::Metrics&) {
-                               save_model(run.file("model.safetensors"), training.model(),
-                                          {{"adjoint.config", settings.config_json()},
-                                           {"adjoint.program", "clickbait"},
-                                           {"adjoint.vocab_sha256", corpus.vocabulary.fingerprint()}});
-                             },
-                         .save = nullptr,
-                         .explain_nonfinite = nullptr},
-                        {.progress = &progress, .run = &run, .events = &events, .clock = nullptr, .stop = nullptr});
+  const app::LoopResult result = app::run_training(
+      setup,
+      {.begin_epoch = nullptr,
+       .train_step =
+           [&](const app::StepPlace& place, double rate) {
+             return training.step((place.epoch - 1) * setup.steps_per_epoch + place.batch, rate);
+           },
+       .learning_rate = [&](std::int64_t step) { return scheduled_rate(schedule, step); },
+       .evaluate =
+           [&] {
+             return training.with_kept_weights([&] { return training.judged(corpus.split.validation).metrics(); });
+           },
+       .keep_best =
+           [&](const app::LoopState&, const app::Metrics&) {
+             training.with_kept_weights([&] {
+               save_model(run.file("model.safetensors"), training.model(),
+                          {{"adjoint.config", settings.config_json()},
+                           {"adjoint.program", "clickbait"},
+                           {"adjoint.vocab_sha256", corpus.vocabulary.fingerprint()}});
+             });
+           },
+       .save = nullptr,
+       .explain_nonfinite = nullptr},
+      {.progress = &progress, .run = &run, .events = &events, .clock = nullptr, .stop = nullptr});
   progress.finish();
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
 
@@ -272,35 +313,50 @@ int train(const app::Settings& asked) {
                                     .evaluate(corpus.ids, corpus.dataset.labels, corpus.split.test);
   nlohmann::ordered_json test_json = app::as_json(test.metrics());
   test_json["confusion"] = confusion_rows(test.confusion);
-  const nlohmann::ordered_json report{{"app", "clickbait"},
-                                      {"model", settings.text("model")},
-                                      {"seed", settings.integer("seed")},
-                                      {"device", text(device)},
-                                      {"parameters", parameters},
-                                      {"train_s", seconds},
-                                      {"steps", result.state.step},
-                                      {"ending", app::name(result.ending)},
-                                      {"classes", corpus.dataset.classes},
-                                      {"val", app::as_json(result.state.best)},
-                                      {"best_step", result.state.best_step},
-                                      {"test", test_json},
-                                      {"floor", {{"f1", floor.f1(corpus.classes() - 1)}}},
-                                      {"first_loss", result.first_loss},
-                                      {"last_loss", result.last_loss},
-                                      {"run", run.path()}};
+  const double epochs = static_cast<double>(result.state.step) / static_cast<double>(setup.steps_per_epoch);
+  nlohmann::ordered_json report{{"app", "clickbait"},
+                                {"model", settings.text("model")},
+                                {"seed", settings.integer("seed")},
+                                {"device", text(device)},
+                                {"parameters", parameters},
+                                {"train_s", seconds},
+                                {"epoch_s", seconds / std::max(epochs, 1e-9)},
+                                {"steps", result.state.step},
+                                {"ending", app::name(result.ending)},
+                                {"classes", corpus.dataset.classes},
+                                {"val", app::as_json(result.state.best)},
+                                {"best_step", result.state.best_step},
+                                {"test", test_json},
+                                {"floor", {{"f1", floor.f1(corpus.classes() - 1)}}},
+                                {"first_loss", result.first_loss},
+                                {"last_loss", result.last_loss},
+                                {"run", run.path()}};
   run.write_report(report);
-  if (settings.flag("json")) {
-    app::print_result(app::json_text(report) + "\n");
-  } else {
-    app::print_result(result_text(settings, test, floor, corpus.dataset.classes));
-    app::print_result(fmt::format("{} parameters, {} steps, {:.1f} s\nRun: {}\n", parameters, result.state.step,
-                                  seconds, run.path()));
-  }
-  if (profile) app::print_result(profile->text());
+  Trained done{.report = std::move(report),
+               .text = result_text(settings, test, floor, corpus.dataset.classes) +
+                       fmt::format("{} parameters, {} steps, {:.1f} s\nRun: {}\n", parameters, result.state.step,
+                                   seconds, run.path()),
+               .exit = result.exit_code()};
+  if (profile) done.profile = profile->text();
   const std::vector<std::string> missed = app::unmet(requirements, test.metrics());
   for (const std::string& line : missed) progress.message(line);
-  if (result.exit_code() != 0) return result.exit_code();
-  return missed.empty() ? 0 : static_cast<int>(Exit::requirement_not_met);
+  if (done.exit == 0 && !missed.empty()) done.exit = static_cast<int>(Exit::requirement_not_met);
+  return done;
+}
+
+int train(const app::Settings& settings) {
+  app::watch_stop_signals();
+  const Trained done = trained(settings);
+  app::print_result(settings.flag("json") && !done.report.is_null() ? app::json_text(done.report) + "\n" : done.text);
+  app::print_result(done.profile);
+  return done.exit;
+}
+
+int sweep(const app::Settings& settings, const app::OptionTable& train_table) {
+  return app::run_sweep(settings, {.train_table = train_table,
+                                   .metric = "f1",
+                                   .check = [](const app::Settings& point) { model_of(point, 8, 2, Device{}); },
+                                   .train = [](const app::Settings& run) { return trained(run).report; }});
 }
 
 }  // namespace adjoint::clickbait

@@ -208,6 +208,13 @@ OptionTable& OptionTable::arguments(Arguments arguments) {
   return *this;
 }
 
+OptionTable& OptionTable::take(const OptionTable& other, const std::vector<std::string_view>& but) {
+  for (const Option& option : other.options_)
+    if (std::find(but.begin(), but.end(), option.name) == but.end()) add(option);
+  presets_.insert(presets_.end(), other.presets_.begin(), other.presets_.end());
+  return *this;
+}
+
 Value OptionTable::checked(const Option& option, const Value& value) const {
   if (std::holds_alternative<std::vector<std::string>>(value)) return value;
   // An empty text means "not given" for kinds that would otherwise refuse it.
@@ -281,6 +288,14 @@ Settings Settings::with(std::string_view name, std::string_view typed) const {
   Settings copy = *this;
   copy.set(index, parse_value(table_->options()[index], typed, command_line_source()), Origin::command_line);
   return copy;
+}
+
+Settings Settings::as(const OptionTable& table) const {
+  Settings other(table);
+  for (std::size_t i = 0; i < values_.size(); ++i)
+    if (const std::size_t at = table.find(table_->options()[i].name); at != OptionTable::npos)
+      other.values_[at] = values_[i];
+  return other;
 }
 
 Axis parse_axis(const OptionTable& table, std::string_view typed) {

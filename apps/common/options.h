@@ -89,6 +89,8 @@ class OptionTable {
   /// A named set of values, chosen with --preset. Values given in a config file or on the command line win over it.
   OptionTable& preset(const std::string& name, NamedValues values);
   OptionTable& arguments(Arguments arguments);
+  /// Adds all options and presets of another command but these options.
+  OptionTable& take(const OptionTable& other, const std::vector<std::string_view>& but);
 
   const std::string& program() const { return program_; }
   const std::string& command() const { return command_; }
@@ -138,6 +140,8 @@ class Settings {
   std::string config_json() const;
   /// A copy with one option set, for a point of a sweep.
   Settings with(std::string_view name, std::string_view typed) const;
+  /// The values and origins of the options that another command shares with this one.
+  Settings as(const OptionTable& table) const;
 
   void set(std::size_t option, Value value, Origin origin);
   void set_arguments(std::vector<std::string> words) { arguments_ = std::move(words); }

@@ -59,6 +59,13 @@ RunFolder::RunFolder(const Request& request) : path_(request.out) {
   for (const std::string& leftover : leftovers_) log("removed the half-written " + leftover);
 }
 
+RunFolder::Lock::Lock(const std::string& folder) {
+  std::error_code error;
+  fs::create_directories(folder, error);
+  if (error) unusable(folder, error.message());
+  take(folder);
+}
+
 RunFolder::Lock::~Lock() {
   if (descriptor_ < 0) return;
   // The lock file stays, empty: to remove it would race with a process that has just opened it.

@@ -14,6 +14,21 @@ namespace adjoint::app {
 
 class RunFolder {
  public:
+  /// Holds a folder for this process.
+  class Lock {
+   public:
+    Lock() = default;
+    /// Makes the folder if it is not there. Throws as RunFolder does.
+    explicit Lock(const std::string& folder);
+    Lock(const Lock&) = delete;
+    Lock& operator=(const Lock&) = delete;
+    ~Lock();
+    void take(const std::string& folder);
+
+   private:
+    int descriptor_ = -1;
+  };
+
   struct Request {
     std::string program;
     std::string name;
@@ -40,21 +55,8 @@ class RunFolder {
   const std::vector<std::string>& leftovers() const { return leftovers_; }
 
  private:
-  /// Holds the folder for this process, also if the constructor goes on to fail.
-  class Lock {
-   public:
-    Lock() = default;
-    Lock(const Lock&) = delete;
-    Lock& operator=(const Lock&) = delete;
-    ~Lock();
-    void take(const std::string& folder);
-
-   private:
-    int descriptor_ = -1;
-  };
-
   std::string path_;
-  Lock lock_;
+  Lock lock_;  // also if the constructor goes on to fail
   MetricsLog metrics_;
   LineFile log_;
   std::vector<std::string> leftovers_;

@@ -8,6 +8,8 @@ namespace adjoint::reverse_string {
 void add_train_options(app::OptionTable& table);
 int train(const app::Settings& settings);
 
+int sweep(const app::Settings& settings, const app::OptionTable& train_table);
+
 void add_predict_options(app::OptionTable& table);
 int predict(const app::Settings& settings, const app::OptionTable& train_table);
 

@@ -2,6 +2,7 @@
 
 #include "apps/common/command_line.h"
 #include "apps/common/main_guard.h"
+#include "apps/common/sweep.h"
 #include "apps/common/terminal.h"
 #include "apps/reverse_string/commands.h"
 
@@ -15,6 +16,12 @@ int main(int argc, char** argv) {
                                            {"reverse_string train", "reverse_string train --attention none --epochs 20",
                                             "reverse_string train --preset practical10 --bidirectional --json"});
     reverse_string::add_train_options(train);
+    app::OptionTable& sweep =
+        line.command("sweep", "Train at each point of a grid of options and rank them; the same command again goes on.",
+                     {"reverse_string sweep --grid hidden=32,64,128 --seeds 3",
+                      "reverse_string sweep --grid attention=none,dot --grid lr=1e-3,4e-3 --out sweeps/attention",
+                      "reverse_string sweep --grid batch-size=16,64 --epochs 4 --json"});
+    app::add_sweep_options(sweep, train);
     app::OptionTable& predict = line.command("predict", "Reverse strings with a trained model.",
                                              {"reverse_string predict abcd hgfe", "echo abcd | reverse_string predict",
                                               "reverse_string predict --run runs/mine --json abcd"});
@@ -31,6 +38,7 @@ int main(int argc, char** argv) {
       return 0;
     }
     if (call.command() == "train") return reverse_string::train(call.settings);
+    if (call.command() == "sweep") return reverse_string::sweep(call.settings, train);
     if (call.command() == "predict") return reverse_string::predict(call.settings, train);
     return reverse_string::attention(call.settings, train);
   });

@@ -11,6 +11,7 @@
 #include "apps/common/run_folder.h"
 #include "apps/common/shared_options.h"
 #include "apps/common/signals.h"
+#include "apps/common/sweep.h"
 #include "apps/common/tensorboard.h"
 #include "apps/common/training_loop.h"
 #include "apps/reverse_string/commands.h"
@@ -116,6 +117,14 @@ nlohmann::ordered_json read_report(const std::string& folder) {
   return report;
 }
 
+/// What a finished call says.
+struct Trained {
+  nlohmann::ordered_json report;
+  std::string text;
+  std::string profile;
+  int exit = 0;
+};
+
 }  // namespace
 
 void add_train_options(app::OptionTable& table) {
@@ -146,9 +155,8 @@ void add_train_options(app::OptionTable& table) {
                                {"select", std::string("last")}});
 }
 
-int train(const app::Settings& settings) {
+Trained trained(const app::Settings& settings) {
   const Device device = app::device_of(settings);
-  app::watch_stop_signals();
   Training training(settings, device);
   const std::int64_t parameters = training.parameters().count();
 
@@ -169,7 +177,7 @@ int train(const app::Settings& settings) {
         "one batch: loss {:.4f}, {} tokens, {:.1f} MiB reserved\n",
         parameters, training.strings().train.size(), training.strings().validation.size(), setup.steps_per_epoch,
         first.loss, first.tokens, static_cast<double>(memory.reserved) / (1024.0 * 1024.0)));
-    return 0;
+    return {};
   }
 
   std::string name = settings.text("name");
@@ -215,6 +223,7 @@ int train(const app::Settings& settings) {
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
 
   const app::Metrics& val = keep_best && !result.state.best.empty() ? result.state.best : result.last;
+  const double epochs = static_cast<double>(result.state.step) / static_cast<double>(setup.steps_per_epoch);
   nlohmann::ordered_json report{{"app", "reverse_string"},
                                 {"model", description(settings)},
                                 {"seed", settings.integer("seed")},
@@ -222,6 +231,7 @@ int train(const app::Settings& settings) {
                                 {"parameters", parameters},
                                 {"steps", result.state.step},
                                 {"elapsed_s", seconds},
+                                {"epoch_s", seconds / std::max(epochs, 1e-9)},
                                 {"steps_per_s", static_cast<double>(result.state.step) / seconds},
                                 {"ending", app::name(result.ending)},
                                 {"val", app::as_json(val)},
@@ -231,24 +241,37 @@ int train(const app::Settings& settings) {
                                 {"last_loss", result.last_loss},
                                 {"run", run.path()}};
   run.write_report(report);
-  if (settings.flag("json")) {
-    app::print_result(app::json_text(report) + "\n");
-  } else if (!val.empty()) {
+  Trained done{.report = report, .text = "", .profile = profile ? profile->text() : "", .exit = result.exit_code()};
+  if (!val.empty()) {
     app::Table table({"model", "token accuracy", "exact match", "loss", "parameters", "steps", "time"});
-    if (!settings.text("beside").empty()) {
-      const nlohmann::ordered_json other = read_report(settings.text("beside"));
+    if (const std::string& beside = settings.text("beside"); !beside.empty()) {
+      const nlohmann::ordered_json other = read_report(beside);
       table.add(table_row(other["model"].get<std::string>(), other));
     }
     table.add(table_row(description(settings), report));
-    app::print_result(fmt::format("On {} unseen strings:\n{}", training.strings().validation.size(), table.text()));
+    done.text = fmt::format("On {} unseen strings:\n{}", training.strings().validation.size(), table.text());
   } else {
-    app::print_result(
-        fmt::format("loss {:.4f} at the first step, {:.4f} at the last\n", result.first_loss, result.last_loss));
+    done.text = fmt::format("loss {:.4f} at the first step, {:.4f} at the last\n", result.first_loss, result.last_loss);
   }
-  if (profile) app::print_result(profile->text());
-  if (!settings.flag("json")) app::print_result(fmt::format("Run: {}\n", run.path()));
+  done.text += fmt::format("Run: {}\n", run.path());
   for (const std::string& line : result.unmet) progress.message(line);
-  return result.exit_code();
+  return done;
+}
+
+int train(const app::Settings& settings) {
+  app::watch_stop_signals();
+  const Trained done = trained(settings);
+  app::print_result(settings.flag("json") && !done.report.is_null() ? app::json_text(done.report) + "\n" : done.text);
+  app::print_result(done.profile);
+  return done.exit;
+}
+
+int sweep(const app::Settings& settings, const app::OptionTable& train_table) {
+  return app::run_sweep(
+      settings, {.train_table = train_table,
+                 .metric = "exact_match",
+                 .check = [](const app::Settings& point) { model_of(point, strings_of(point).alphabet, Device{}); },
+                 .train = [](const app::Settings& run) { return trained(run).report; }});
 }
 
 }  // namespace adjoint::reverse_string
