@@ -31,7 +31,7 @@ void save_model(const std::string& path, const Module& model, std::map<std::stri
   for (const NamedParameter& p : model.parameters()) {
     const Tensor value = p.parameter->value().detached();
     // Host memory of exactly the tensor's bytes; parameters are dense.
-    Tensor host = Tensor::empty(value.shape(), value.dtype());
+    Tensor host = Tensor::empty(value.shape(), value.dtype(), Device{});
     host.copy_from(value);
     values.push_back(host);
     tensors.push_back(
@@ -81,7 +81,7 @@ std::map<std::string, std::string> load_model(const std::string& path, Module& m
   std::vector<Tensor> values;
   for (const NamedParameter& p : parameters) {
     const TensorInfo& info = *file.find(p.name);
-    Tensor host = Tensor::empty(p.parameter->shape(), p.parameter->value().dtype());
+    Tensor host = Tensor::empty(p.parameter->shape(), p.parameter->value().dtype(), Device{});
     const std::span<std::byte> bytes(host.data_as<std::byte>(), host.bytes());
     file.read(info, bytes);
     if (!options.allow_nonfinite) require_finite(path, info, bytes);

@@ -15,6 +15,25 @@ struct Device {
   friend bool operator==(const Device&, const Device&) = default;
 };
 
+namespace detail {
+inline thread_local Device default_device;
+}
+
+/// Where this thread's tensors are made if nothing is said: the CPU, unless a DefaultDevice lives.
+inline Device default_device() { return detail::default_device; }
+
+/// Makes a device the default of this thread while it lives.
+class DefaultDevice {
+ public:
+  explicit DefaultDevice(Device device) : outer_(detail::default_device) { detail::default_device = device; }
+  ~DefaultDevice() { detail::default_device = outer_; }
+  DefaultDevice(const DefaultDevice&) = delete;
+  DefaultDevice& operator=(const DefaultDevice&) = delete;
+
+ private:
+  Device outer_;
+};
+
 inline std::string text(Device device) {
   switch (device.type) {
     case DeviceType::cpu: return "cpu";

@@ -11,7 +11,7 @@ namespace adjoint {
 /// A Philox stream. The same seed gives the same numbers on every device, whatever the number of threads.
 class Generator {
  public:
-  explicit Generator(std::uint64_t seed, Device device = {});
+  explicit Generator(std::uint64_t seed, Device device = default_device());
   /// Goes on from a copy of another one's state(). Made by a kernel call, so also inside a recorded step.
   explicit Generator(const Tensor& state);
 

@@ -39,6 +39,20 @@ int threads() { return pool().pool->threads(); }
 
 const cpu::At& cpu_at() { return pool().at; }
 
+namespace detail {
+
+void no_kernel(Device device, std::string_view call) {
+  throw Error("E-GPU-006", Exit::device,
+              fmt::format("{}: this build has no kernel for '{}' there; try --device=cpu", text(device), call));
+}
+
+void launch_failed(Device device, const GpuFailure& failure) {
+  Gpu::of(device).check(failure.status, failure.what);
+  throw std::logic_error("launch_failed: without a failure");
+}
+
+}  // namespace detail
+
 void Recording::replay() const {
   for (std::size_t at = 0; at < buffer_.size();) {
     const auto& header = *reinterpret_cast<const Header*>(&buffer_[at]);

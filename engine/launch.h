@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "engine/device.h"
+#include "engine/gpu.h"
 #include "engine/storage.h"
 #include "kernels/base/backend.h"
 
@@ -79,14 +80,53 @@ constexpr std::string_view call_name() {
   return colon == std::string_view::npos ? s : s.substr(colon + 1);
 }
 
+namespace detail {
+
+[[noreturn]] void no_kernel(Device device, std::string_view call);
+/// Throws for a launch that the driver refused.
+[[noreturn]] void launch_failed(Device device, const GpuFailure& failure);
+
+template <class At, class Call>
+void run_on_gpu(Device device, const Call& call) {
+  const auto run = entry<At, Call>.run;
+  if (run == nullptr) no_kernel(device, call_name<Call>());
+  Gpu& gpu = Gpu::of(device);
+  gpu.about_to_launch(call_name<Call>());
+  try {
+    run(At{gpu.stream()}, call);
+  } catch (const GpuFailure& failure) {
+    launch_failed(device, failure);
+  }
+}
+
+template <class At, class Call>
+std::size_t gpu_scratch_bytes(Device device, const Call& call) {
+  const auto bytes = entry<At, Call>.scratch_bytes;
+  if (bytes == nullptr) no_kernel(device, call_name<Call>());
+  return bytes(At{Gpu::of(device).stream()}, call);
+}
+
+}  // namespace detail
+
 /// Runs a call whose scratch is already in place.
 template <class Call>
 inline void run_on(Device device, const Call& call) {
   if (device.type == DeviceType::cpu) [[likely]] {
     run(cpu_at(), call);
-    return;
+  } else if (device.type == DeviceType::cuda) {
+    detail::run_on_gpu<cuda::At>(device, call);
+  } else {
+    detail::run_on_gpu<simt::At>(device, call);
   }
-  throw std::logic_error("launch: no backend for this device in this build");
+}
+
+/// Bytes of temporary memory that the call needs on that device.
+template <class Call>
+inline std::size_t scratch_bytes_on(Device device, const Call& call) {
+  if (device.type == DeviceType::cpu) [[likely]]
+    return scratch_bytes(cpu_at(), call);
+  return device.type == DeviceType::cuda ? detail::gpu_scratch_bytes<cuda::At>(device, call)
+                                         : detail::gpu_scratch_bytes<simt::At>(device, call);
 }
 
 namespace detail {
@@ -111,7 +151,7 @@ template <class Call>
 inline void launch(Device device, const Call& call) {
   static_assert(std::is_trivially_copyable_v<Call>);
   if constexpr (requires { call.scratch; }) {
-    const std::size_t bytes = scratch_bytes(cpu_at(), call);
+    const std::size_t bytes = scratch_bytes_on(device, call);
     if (bytes != 0) {
       const StorageRef scratch(Allocator::current(device).allocate(bytes));
       Call with_scratch = call;

@@ -3,9 +3,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cstring>
 
-#include "engine/ops.h"
+#include "engine/gpu.h"
 #include "engine/scope.h"
 
 namespace adjoint {
@@ -21,6 +20,8 @@ struct Step::Recorded {
   std::vector<Tensor> inputs;
   std::vector<Tensor> outputs;
   Recording recording;
+  Device device;
+  void* graph = nullptr;  // of the recording, on a GPU, from the first replay on
   bool ready = false;
 
   explicit Recorded(std::span<const Tensor> given) {
@@ -42,6 +43,8 @@ struct Step::Recorded {
     inputs.clear();
     outputs.clear();
     recording = Recording();
+    if (graph != nullptr) Gpu::of(device).destroy_graph(graph);
+    graph = nullptr;
     if (arena != nullptr) arena->orphan();
     arena = nullptr;
   }
@@ -56,15 +59,8 @@ struct RecordingScope {
   AllocatorScope scope;
 };
 
-std::vector<std::byte> bytes_of(const Tensor& t) {
-  const Tensor dense = contiguous(t.detached());  // an output may be a view
-  std::vector<std::byte> bytes(dense.bytes());
-  if (!bytes.empty()) std::memcpy(bytes.data(), dense.data(), bytes.size());
-  return bytes;
-}
-
 void require_equal(const Tensor& t, const std::vector<std::byte>& expected, const char* kind, std::size_t index) {
-  const std::vector<std::byte> actual = bytes_of(t);
+  const std::vector<std::byte> actual = t.to_bytes();
   for (std::size_t i = 0; i < expected.size(); ++i) {
     ADJOINT_CHECK(actual[i] == expected[i], "E-STEP-003", Exit::bug,
                   fmt::format("step: {} {} of shape {} differs between the plain run and the replay at element {}; "
@@ -114,8 +110,9 @@ const std::vector<Tensor>& Step::operator()(std::span<const Tensor> inputs) {
 }
 
 void Step::record(Recorded& recorded, std::span<const Tensor> inputs) {
-  const Device device = inputs.empty() ? Device{} : inputs[0].device();
+  const Device device = !inputs.empty() ? inputs[0].device() : !state_.empty() ? state_[0].device() : default_device();
   recorded.clear();
+  recorded.device = device;
   recorded.arena = new Allocator(device, false, true);
   {
     const AllocatorScope scope(*recorded.arena);
@@ -135,16 +132,21 @@ void Step::record(Recorded& recorded, std::span<const Tensor> inputs) {
 const std::vector<Tensor>& Step::replay(Recorded& recorded, std::span<const Tensor> inputs) {
   for (std::size_t i = 0; i < inputs.size(); ++i)
     if (inputs[i].data() != recorded.inputs[i].data()) recorded.inputs[i].copy_from(inputs[i]);
-  recorded.recording.replay();
+  if (recorded.device.type == DeviceType::cpu) {
+    recorded.recording.replay();
+  } else {
+    Gpu& gpu = Gpu::of(recorded.device);
+    if (recorded.graph == nullptr) recorded.graph = gpu.capture([&] { recorded.recording.replay(); });
+    gpu.launch_graph(recorded.graph);
+  }
   return recorded.outputs;
 }
 
 std::vector<Tensor> Step::verify(std::span<const Tensor> inputs) {
   std::vector<std::vector<std::byte>> before;
-  for (const Tensor& t : state_) before.push_back(bytes_of(t));
+  for (const Tensor& t : state_) before.push_back(t.to_bytes());
   const auto restore = [&] {
-    for (std::size_t i = 0; i < state_.size(); ++i)
-      if (!before[i].empty()) std::memcpy(state_[i].data(), before[i].data(), before[i].size());
+    for (std::size_t i = 0; i < state_.size(); ++i) state_[i].write(std::span<const std::byte>(before[i]));
   };
 
   for (const Tensor& x : inputs) ADJOINT_OP_CHECK(x.defined(), "E-STEP-002", "step: an input is undefined");
@@ -157,8 +159,8 @@ std::vector<Tensor> Step::verify(std::span<const Tensor> inputs) {
   }
   const std::vector<Tensor> plain = function_(inputs);
   std::vector<std::vector<std::byte>> outputs, after;
-  for (const Tensor& t : plain) outputs.push_back(bytes_of(t));
-  for (const Tensor& t : state_) after.push_back(bytes_of(t));
+  for (const Tensor& t : plain) outputs.push_back(t.to_bytes());
+  for (const Tensor& t : state_) after.push_back(t.to_bytes());
   restore();
 
   std::vector<const Storage*> kept;

@@ -26,7 +26,8 @@ class Step {
   Step(const Step&) = delete;
   Step& operator=(const Step&) = delete;
 
-  /// Runs the step: the first call with given shapes plainly, the second while recording, later ones by replay.
+  /// Runs the step: the first call with given shapes plainly, the second while recording, later ones by replay; on a
+  /// GPU the first replay captures the recording into one graph, and each replay is the launch of that graph.
   /// The outputs live until the next call with the same shapes, which overwrites them. A replay takes no memory.
   const std::vector<Tensor>& operator()(std::span<const Tensor> inputs);
   const std::vector<Tensor>& operator()(std::initializer_list<Tensor> inputs) {

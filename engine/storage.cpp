@@ -9,6 +9,7 @@
 #include <memory>
 #include <new>
 
+#include "engine/gpu.h"
 #include "engine/scope.h"
 
 namespace adjoint {
@@ -59,22 +60,43 @@ Allocator::Allocator(Device device, bool exact, bool keep_all)
 
 Allocator::~Allocator() {
   release_cached();
-  for (Storage* block : blocks_) std::free(block);
+  for (Storage* block : blocks_) give_to_system(block);
 }
 
 Storage* Allocator::take_from_system(std::size_t bytes, std::uint32_t size_class) {
   if (limit_ != 0 && statistics_.reserved + bytes > limit_) return nullptr;
+  const bool on_host = device_.type == DeviceType::cpu;
   void* memory = nullptr;
-  if (posix_memalign(&memory, kAlignment, kAlignment + bytes) != 0) return nullptr;
+  if (posix_memalign(&memory, kAlignment, kAlignment + (on_host ? bytes : 0)) != 0) return nullptr;
+  void* data = static_cast<char*>(memory) + kAlignment;
+  if (!on_host) {
+    data = nullptr;
+    try {
+      data = Gpu::of(device_).allocate(bytes);
+    } catch (...) {
+      std::free(memory);
+      throw;
+    }
+    if (data == nullptr) {
+      std::free(memory);
+      return nullptr;
+    }
+  }
   statistics_.reserved += bytes;
   ++statistics_.system_allocations;
   auto* storage = new (memory) Storage{};
-  storage->data = static_cast<char*>(memory) + kAlignment;
+  storage->data = data;
   storage->bytes = bytes;
   storage->allocator = this;
   storage->size_class = size_class;
   storage->device = device_;
   return storage;
+}
+
+void Allocator::give_to_system(Storage* storage) {
+  statistics_.reserved -= storage->bytes;
+  if (device_.type != DeviceType::cpu) Gpu::of(device_).release(storage->data);
+  std::free(storage);
 }
 
 Storage* Allocator::allocate(std::size_t bytes) {
@@ -116,8 +138,9 @@ Storage* Allocator::allocate(std::size_t bytes) {
   constexpr double kMiB = 1024.0 * 1024.0;
   const AllocatorStatistics s = statistics();
   const std::string path = ScopeName::path();
+  const bool on_host = device_.type == DeviceType::cpu;
   throw Error(
-      "E-MEM-001", Exit::memory,
+      on_host ? "E-MEM-001" : "E-GPU-002", on_host ? Exit::memory : Exit::device,
       fmt::format("{}: requested {:.1f} MiB, in use {:.1f} MiB, limit {}; in op of layer '{}'; try a smaller "
                   "--batch-size",
                   text(device_), static_cast<double>(bytes) / kMiB, static_cast<double>(s.in_use) / kMiB,
@@ -131,8 +154,7 @@ void Allocator::release(Storage* storage) {
     --statistics_.live;
     statistics_.in_use -= storage->bytes;
     if (exact_) {
-      statistics_.reserved -= storage->bytes;
-      std::free(storage);
+      give_to_system(storage);
     } else {
       free_[storage->size_class].push_back(storage);
     }
@@ -155,10 +177,7 @@ void Allocator::release_cached() {
   if (keep_all_) return;
   const Lock lock(*this);
   for (std::vector<Storage*>& list : free_) {
-    for (Storage* storage : list) {
-      statistics_.reserved -= storage->bytes;
-      std::free(storage);
-    }
+    for (Storage* storage : list) give_to_system(storage);
     list.clear();
   }
 }
@@ -171,7 +190,12 @@ void Allocator::set_limit(std::size_t bytes) {
 void Allocator::fill_blocks(std::uint8_t pattern, const std::vector<const Storage*>& except) {
   const Lock lock(*this);
   for (Storage* block : blocks_) {
-    if (std::find(except.begin(), except.end(), block) == except.end()) std::memset(block->data, pattern, block->bytes);
+    if (std::find(except.begin(), except.end(), block) != except.end()) continue;
+    if (device_.type == DeviceType::cpu) {
+      std::memset(block->data, pattern, block->bytes);
+    } else {
+      Gpu::of(device_).fill(block->data, pattern, block->bytes);
+    }
   }
 }
 
@@ -191,7 +215,15 @@ Allocator& Allocator::of(Device device) {
   static Allocator* const simt = new Allocator({DeviceType::simt, 0}, true);
   if (device.type == DeviceType::cpu) return *cpu;
   if (device.type == DeviceType::simt) return *simt;
-  throw Error("E-GPU-001", Exit::device, "no CUDA device: this build has no CUDA backend; try --device=cpu");
+  static std::atomic<Allocator*> cuda[256] = {};
+  std::atomic<Allocator*>& of_index = cuda[device.index];
+  if (Allocator* const found = of_index.load(std::memory_order_acquire); found != nullptr) return *found;
+  Gpu::of(device);  // throws if there is no such device
+  Allocator* made = new Allocator(device);
+  Allocator* expected = nullptr;
+  if (of_index.compare_exchange_strong(expected, made, std::memory_order_acq_rel)) return *made;
+  made->orphan();
+  return *expected;
 }
 
 Allocator& Allocator::current(Device device) {

@@ -12,7 +12,8 @@ namespace adjoint {
 
 class Allocator;
 
-/// A reference-counted block of device memory. On the CPU the data follows the header in one block.
+/// A reference-counted block of memory. On the CPU the data follows the header in one block; the header of a GPU's
+/// block is on the host.
 struct Storage {
   void* data;
   std::size_t bytes;  ///< usable bytes (the size class, at least what was asked for)
@@ -42,7 +43,8 @@ class Allocator {
   Allocator(const Allocator&) = delete;
   Allocator& operator=(const Allocator&) = delete;
 
-  /// A block with one reference. Throws E-MEM-001 when the system or the limit refuses it.
+  /// A block with one reference. When the system, the device or the limit refuses it, cached blocks are given back and
+  /// it is tried once more; then E-MEM-001, on a GPU E-GPU-002.
   Storage* allocate(std::size_t bytes);
   void release(Storage* storage);
 
@@ -66,6 +68,7 @@ class Allocator {
   friend class AllocatorScope;
   ~Allocator();
   Storage* take_from_system(std::size_t bytes, std::uint32_t size_class);
+  void give_to_system(Storage* storage);
 
   struct Lock;
   const Device device_;

@@ -4,6 +4,7 @@
 
 #include <cstring>
 
+#include "engine/gpu.h"
 #include "engine/launch.h"
 #include "engine/scope.h"
 #include "kernels/copy.h"
@@ -19,11 +20,23 @@ void require_no_recording(const char* what) {
                   what));
 }
 
-/// A dense copy on the CPU, in dtype.
+/// A dense copy on the CPU, in dtype; converted on x's device.
 Tensor on_host(const Tensor& x, DType dtype) {
+  Tensor dense = Tensor::empty(x.shape(), dtype, x.device());
+  launch(x.device(), Copy{.from = x.strided_view(), .to = dense.strided_view()});
+  if (x.device() == Device{}) return dense;
   Tensor host = Tensor::empty(x.shape(), dtype, Device{});
-  launch(x.device(), Copy{.from = x.strided_view(), .to = host.strided_view()});
+  Gpu::of(x.device()).download(host.data(), dense.data(), dense.bytes());
   return host;
+}
+
+/// Overwrites a dense tensor with host bytes.
+void put(const Tensor& to, const void* bytes) {
+  if (to.device() == Device{}) {
+    if (to.bytes() != 0) std::memcpy(to.data(), bytes, to.bytes());
+  } else {
+    Gpu::of(to.device()).upload(to.data(), bytes, to.bytes());
+  }
 }
 
 template <class T>
@@ -32,11 +45,11 @@ Tensor from_host(std::span<const T> values, const Shape& shape, DType dtype, Dev
       static_cast<std::int64_t>(values.size()) == shape.count(), "E-OP-002",
       fmt::format("tensor: {} values do not fill shape {}, which has {}", values.size(), text(shape), shape.count()));
   require_no_recording("tensor");
-  Tensor host = Tensor::empty(shape, dtype_of<T>, Device{});
-  if (!values.empty()) std::memcpy(host.data(), values.data(), values.size_bytes());
-  if (dtype == dtype_of<T> && device == Device{}) return host;
+  Tensor source = Tensor::empty(shape, dtype_of<T>, device);
+  put(source, values.data());
+  if (dtype == dtype_of<T>) return source;
   Tensor result = Tensor::empty(shape, dtype, device);
-  launch(device, Copy{.from = host.view(), .to = result.view()});
+  launch(device, Copy{.from = source.view(), .to = result.view()});
   return result;
 }
 
@@ -115,6 +128,20 @@ std::vector<std::int32_t> Tensor::to_ints() const {
   return std::vector<std::int32_t>(p, p + host.count());
 }
 
+std::vector<std::byte> Tensor::to_bytes() const {
+  require_no_recording("to_bytes");
+  const Tensor host = on_host(*this, dtype_);
+  const auto* p = host.data_as<std::byte>();
+  return std::vector<std::byte>(p, p + host.bytes());
+}
+
+Tensor Tensor::to(Device device) const {
+  if (device == this->device()) return *this;
+  Tensor there = empty(shape_, dtype_, device);
+  there.copy_from(*this);
+  return there;
+}
+
 double Tensor::item() const {
   ADJOINT_OP_CHECK(defined() && count() == 1, "E-OP-002",
                    fmt::format("item: shape {} has {} elements; expected one", text(shape_), defined() ? count() : 0));
@@ -125,7 +152,7 @@ void Tensor::write(std::span<const std::byte> values) {
   require_no_recording("write");
   ADJOINT_OP_CHECK(values.size() == bytes() && dense_, "E-OP-002",
                    fmt::format("write: {} bytes for a tensor of {} bytes", values.size(), bytes()));
-  if (!values.empty()) std::memcpy(data_, values.data(), values.size());
+  put(*this, values.data());
   ++storage_->version;
 }
 
@@ -135,7 +162,15 @@ void Tensor::write(std::span<const std::int32_t> values) { copy_from(from_host(v
 void Tensor::copy_from(const Tensor& other) {
   ADJOINT_OP_CHECK(other.shape() == shape_, "E-OP-002",
                    fmt::format("copy_from: shape {} into {}", text(other.shape()), text(shape_)));
-  launch(device(), Copy{.from = other.strided_view(), .to = strided_view()});
+  if (other.device() == device()) {
+    launch(device(), Copy{.from = other.strided_view(), .to = strided_view()});
+  } else {
+    require_no_recording("copy_from");
+    const Tensor host = on_host(other, other.dtype());
+    Tensor here = Tensor::empty(shape_, host.dtype(), device());
+    put(here, host.data());
+    launch(device(), Copy{.from = here.strided_view(), .to = strided_view()});
+  }
   ++storage_->version;
 }
 

@@ -20,15 +20,17 @@ class Tensor {
   Tensor() = default;
 
   /// Uninitialised memory. Throws E-MEM-001.
-  static Tensor empty(const Shape& shape, DType dtype = DType::f32, Device device = {});
+  static Tensor empty(const Shape& shape, DType dtype = DType::f32, Device device = default_device());
   static Tensor empty_like(const Tensor& other) { return empty(other.shape(), other.dtype(), other.device()); }
-  static Tensor full(const Shape& shape, double value, DType dtype = DType::f32, Device device = {});
-  static Tensor zeros(const Shape& shape, DType dtype = DType::f32, Device device = {});
+  static Tensor full(const Shape& shape, double value, DType dtype = DType::f32, Device device = default_device());
+  static Tensor zeros(const Shape& shape, DType dtype = DType::f32, Device device = default_device());
   /// A copy of host values, converted to dtype. Throws E-OP-002 if values.size() is not shape.count().
-  static Tensor from(std::span<const double> values, const Shape& shape, DType dtype = DType::f32, Device device = {});
-  static Tensor from(std::span<const float> values, const Shape& shape, DType dtype = DType::f32, Device device = {});
-  static Tensor from(std::span<const std::int32_t> values, const Shape& shape, Device device = {});
-  static Tensor scalar(double value, DType dtype = DType::f32, Device device = {}) {
+  static Tensor from(std::span<const double> values, const Shape& shape, DType dtype = DType::f32,
+                     Device device = default_device());
+  static Tensor from(std::span<const float> values, const Shape& shape, DType dtype = DType::f32,
+                     Device device = default_device());
+  static Tensor from(std::span<const std::int32_t> values, const Shape& shape, Device device = default_device());
+  static Tensor scalar(double value, DType dtype = DType::f32, Device device = default_device()) {
     return full({}, value, dtype, device);
   }
   /// A view of existing memory; for the engine and tests.
@@ -60,6 +62,10 @@ class Tensor {
   /// Values in row-major order, converted. Waits for the device. Throws E-STEP-001 while a step is being recorded.
   std::vector<double> to_vector() const;
   std::vector<std::int32_t> to_ints() const;
+  /// The values' own bytes, row-major without gaps.
+  std::vector<std::byte> to_bytes() const;
+  /// The same values on another device; this tensor if it lies there. Not differentiable.
+  Tensor to(Device device) const;
   /// The only element. Throws E-OP-002 if there is not exactly one.
   double item() const;
   /// Overwrites the values from host memory (row-major, this dtype), e.g. a batch's ids. Throws E-STEP-001 while
@@ -67,7 +73,7 @@ class Tensor {
   void write(std::span<const std::byte> values);
   void write(std::span<const double> values);
   void write(std::span<const std::int32_t> values);
-  /// Overwrites the values from another tensor of the same shape, on the device.
+  /// Overwrites the values from another tensor of the same shape, on this device or another.
   void copy_from(const Tensor& other);
 
   /// Where the active tape keeps this tensor's gradient; meaningful only to the tape that recorded it.

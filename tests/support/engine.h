@@ -28,7 +28,8 @@ inline Tensor ints(const std::vector<std::int32_t>& values, const Shape& shape) 
 /// The bytes of a dense tensor.
 inline std::string bits(const Tensor& x) {
   EXPECT_TRUE(x.dense());
-  return std::string(x.data_as<char>(), x.bytes());
+  const std::vector<std::byte> bytes = x.to_bytes();
+  return std::string(reinterpret_cast<const char*>(bytes.data()), bytes.size());
 }
 
 /// Whether a POSIX extended expression is found in `text`.

@@ -316,9 +316,8 @@ std::string difference_in_bits(const Tensor& a, const Tensor& b) {
   if (!(a.shape() == b.shape()) || a.dtype() != b.dtype()) {
     return fmt::format("{} {} and {} {}", name(a.dtype()), text(a.shape()), name(b.dtype()), text(b.shape()));
   }
-  const Tensor x = contiguous(a.detached()), y = contiguous(b.detached());
-  const auto *p = x.data_as<unsigned char>(), *q = y.data_as<unsigned char>();
-  for (std::size_t i = 0; i < x.bytes(); ++i) {
+  const std::vector<std::byte> p = a.to_bytes(), q = b.to_bytes();
+  for (std::size_t i = 0; i < p.size(); ++i) {
     if (p[i] != q[i]) {
       const std::size_t element = i / size_of(a.dtype());
       return fmt::format("element {}: {:.17g} and {:.17g}", element, a.to_vector()[element], b.to_vector()[element]);
