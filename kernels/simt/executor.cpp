@@ -347,5 +347,26 @@ void run_grid(dim3 grid, dim3 block, std::size_t shared_bytes, void (*entry)(voi
   }
 }
 
+namespace {
+Kept* kept = nullptr;  // one OS thread launches
+}
+
+void submit(std::function<void()> queued) {
+  if (const auto status_of = machine.options.launch_status; status_of != nullptr)
+    if (const int status = status_of(); status != 0) throw GpuFailure{status, "launch"};
+  if (kept != nullptr) {
+    kept->push_back(std::move(queued));
+  } else {
+    queued();
+  }
+}
+
 }  // namespace detail
+
+void begin_keeping() { detail::kept = new Kept; }
+Kept* end_keeping() { return std::exchange(detail::kept, nullptr); }
+void run_kept(const Kept* kept) {
+  for (const auto& run : *kept) run();
+}
+bool captured() { return detail::kept != nullptr; }
 }  // namespace adjoint::simt

@@ -5,13 +5,16 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <tuple>
 #include <type_traits>
 #include <utility>
+#include <vector>
 
 #include "kernels/base/backend.h"
 #include "kernels/base/error.h"
+#include "kernels/base/gpu_api.h"
 #include "kernels/simt/types.h"
 
 #if defined(__has_feature)
@@ -44,6 +47,7 @@ struct Options {
   std::size_t stack_bytes = 128 << 10;
   std::size_t shared_memory_limit = 227 << 10;  // a block's on sm_90
   int multiprocessors = 4;                      // few, so that grid-stride loops go round more than once
+  int (*launch_status)() = nullptr;             // a failing driver, for tests: what is not 0 fails the launch
 };
 
 struct Stats {
@@ -77,22 +81,35 @@ void run_grid(dim3 grid, dim3 block, std::size_t shared_bytes, void (*entry)(voi
 extern bool in_kernel;  // kernel code is running, neither the executor nor the host
 }  // namespace detail
 
+/// Launches that are kept instead of run, as a CUDA graph would be: a capture of the api's.
+using Kept = std::vector<std::function<void()>>;
+void begin_keeping();
+Kept* end_keeping();  // the caller's to delete
+void run_kept(const Kept* kept);
+bool captured();  // whether launches are being kept
+
+namespace detail {
+/// Runs it, or keeps it; throws GpuFailure if options().launch_status says so.
+void submit(std::function<void()> queued);
+}  // namespace detail
+
 /// Runs the kernel over the grid; throws Fault for anything the executor or the checker finds.
 template <class... P, class... A>
 void launch(void (*kernel)(P...), dim3 grid, dim3 block, std::size_t shared_bytes, Stream, A&&... arguments) {
-  std::tuple<std::decay_t<P>...> held(static_cast<P>(std::forward<A>(arguments))...);
-  auto body = [kernel, &held] {
-    std::apply(
-        [kernel](P... parameters) {
-          auto run = kernel;  // read before the checker watches: the closure is the host's memory
-          detail::in_kernel = true;
-          run(parameters...);
-          detail::in_kernel = false;
-        },
-        held);
-  };
-  detail::run_grid(
-      grid, block, shared_bytes, [](void* p) { (*static_cast<decltype(body)*>(p))(); }, &body);
+  detail::submit([=, held = std::tuple<std::decay_t<P>...>(static_cast<P>(std::forward<A>(arguments))...)] {
+    auto body = [kernel, &held] {
+      std::apply(
+          [kernel](P... parameters) {
+            auto run = kernel;  // read before the checker watches: the closure is the host's memory
+            detail::in_kernel = true;
+            run(parameters...);
+            detail::in_kernel = false;
+          },
+          held);
+    };
+    detail::run_grid(
+        grid, block, shared_bytes, [](void* p) { (*static_cast<decltype(body)*>(p))(); }, &body);
+  });
 }
 
 /// Clears memory in stream order, as launch code does for accumulators.

@@ -58,8 +58,10 @@ void* allocate(std::size_t bytes) {
 void deallocate(void* data) { std::free(data); }
 
 void zero(void* data, std::size_t bytes, Stream) {
-  std::memset(data, 0, bytes);
-  mark_initialised(data, bytes);
+  detail::submit([=] {
+    std::memset(data, 0, bytes);
+    mark_initialised(data, bytes);
+  });
 }
 
 namespace detail {
