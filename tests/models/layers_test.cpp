@@ -77,7 +77,8 @@ TEST(Layers, Start_within_their_ranges) {
 TEST(Layers, Are_made_in_the_dtype_asked_for) {
   Generator random(2);
   const Initializer init{random, DType::f64};
-  for (const NamedParameter& p : Lstm(init, 2, 3).parameters()) EXPECT_EQ(p.parameter->value().dtype(), DType::f64);
+  const Lstm lstm(init, 2, 3);
+  for (const NamedParameter& p : lstm.parameters()) EXPECT_EQ(p.parameter->value().dtype(), DType::f64);
   EXPECT_EQ(parameter(LayerNorm(init, 2), "bias").dtype(), DType::f64);
   EXPECT_EQ(Embedding::one_hot(init, 3)->weight().value().dtype(), DType::f64);
 }
