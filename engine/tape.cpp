@@ -39,6 +39,14 @@ GradOut Gradients::into(int input) const {
   return index < 0 ? GradOut{} : tape_.into(tape_.slots_[static_cast<std::size_t>(index)]);
 }
 
+RowGradOut Gradients::into_rows(int input) const {
+  const std::int32_t index = node_.slots[input];
+  if (index < 0) return {};
+  Tape::Slot& slot = tape_.slots_[static_cast<std::size_t>(index)];
+  if (slot.parameter != nullptr && slot.parameter->row_sparse()) return slot.parameter->row_gradient_destination();
+  return {tape_.into(slot), {}};
+}
+
 bool Gradients::wanted(int input) const { return node_.slots[input] >= 0; }
 
 Device Gradients::device() const { return node_.device; }

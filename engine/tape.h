@@ -40,6 +40,12 @@ class Saved {
   std::uint32_t version_ = 0;
 };
 
+/// Where the gradient of a table's rows goes. Where rows has a count, it accumulates, and what it reaches is listed.
+struct RowGradOut {
+  GradOut gradient;
+  RowList rows;
+};
+
 /// What a node's backward works with: the gradients of its outputs, and where those of its inputs go.
 class Gradients {
  public:
@@ -48,6 +54,9 @@ class Gradients {
   const void* incoming(int output = 0) const;
   /// Destination for input i's gradient: dense, of the input's shape and dtype; null data if it is not wanted.
   GradOut into(int input) const;
+  /// The same for an op that reaches single rows of its input and can say which: the only ones that a parameter with
+  /// row-sparse gradients may be given to. into() of such a parameter throws E-GRAD-006.
+  RowGradOut into_rows(int input) const;
   bool wanted(int input) const;
   Device device() const;
 

@@ -21,7 +21,8 @@ struct EmbeddingForward {
 };
 
 /// dtable[r] (+)= sum of dy[t] over ids[t] == r, in order of t. padding_row: its gradient stays 0 (-1: none).
-/// Assigning also zeroes the rows that no id names.
+/// Assigning also zeroes the rows that no id names. touched (optional, then dtable accumulates): the rows that an id
+/// names and that are not yet listed are appended, in order of t.
 struct EmbeddingBackward {
   DType dtype;
   std::int64_t tokens;
@@ -32,6 +33,7 @@ struct EmbeddingBackward {
   const void* dy;
   GradOut dtable;
   void* scratch = nullptr;
+  RowList touched = {};
 };
 
 }  // namespace adjoint

@@ -7,8 +7,26 @@
 
 namespace adjoint {
 
-/// norm[0] = sqrt(sum g^2); if factor is not null: factor[0] = min(1, max_norm / (norm + 1e-6)).
-/// g dense [n]; norm, factor one element of the accumulator dtype. Fixed two-stage order.
+/// *sum += sum of g^2 over the listed rows of g [., width], in f64, in the order of the list.
+struct RowSquares {
+  DType dtype;
+  std::int64_t width;
+  const void* g;
+  RowList rows;
+  double* sum;
+};
+
+/// Zeroes the listed rows of g [., width] and empties the list.
+struct RowsClear {
+  DType dtype;
+  std::int64_t width;
+  void* g;
+  RowList rows;
+};
+
+/// norm[0] = sqrt(sum g^2 + *more); if factor is not null: factor[0] = min(1, max_norm / (norm + 1e-6)).
+/// g dense [n]; norm, factor one element of the accumulator dtype. Fixed two-stage order. more (optional): squares that
+/// were summed elsewhere; set to 0 once read.
 /// A norm that is not finite gives factor NaN, so the update shows it instead of hiding it.
 struct GlobalNorm {
   DType dtype;
@@ -18,6 +36,7 @@ struct GlobalNorm {
   void* norm;
   void* factor;
   void* scratch = nullptr;
+  double* more = nullptr;
 };
 
 /// The step counter every optimizer keeps: *step += 1.
@@ -27,6 +46,7 @@ struct StepAdvance {
 
 /// g' = factor g + weight_decay p; v = momentum v + g' (skipped if momentum is 0); p -= lr v (Nesterov: g' + momentum
 /// v). p, g, v dense [n], one float dtype. lr: f64 in device memory. factor: accumulator dtype or null (1).
+/// rows (optional): all are tables [., width] and only the listed rows change, n is not read.
 struct SgdUpdate {
   DType dtype;
   std::int64_t n;
@@ -38,12 +58,15 @@ struct SgdUpdate {
   double momentum;
   double weight_decay;
   bool nesterov;
+  RowList rows = {};
+  std::int64_t width = 0;
 };
 
 /// AdamW (Loshchilov and Hutter, arXiv:1711.05101; Kingma and Ba, arXiv:1412.6980):
 /// p -= lr weight_decay p; m = b1 m + (1-b1) g; v = b2 v + (1-b2) g^2;
 /// p -= lr (m / (1-b1^t)) / (sqrt(v / (1-b2^t)) + eps), with g scaled by factor first and t = *step (already advanced).
 /// decoupled false adds weight_decay p to g instead (Adam). p, g [n] in dtype; m, v [n] in the accumulator dtype.
+/// rows (optional): all are tables [., width] and only the listed rows change, n is not read.
 struct AdamUpdate {
   DType dtype;
   std::int64_t n;
@@ -59,6 +82,8 @@ struct AdamUpdate {
   double eps;
   double weight_decay;
   bool decoupled;
+  RowList rows = {};
+  std::int64_t width = 0;
 };
 
 /// a += (1 - d) (p - a) with d = min(decay, (1 + t) / (10 + t)), t = *step: an average over the last steps that forgets
@@ -74,6 +99,8 @@ struct AverageUpdate {
 
 }  // namespace adjoint
 
+ADJOINT_CPU_KERNEL(RowSquares)
+ADJOINT_CPU_KERNEL(RowsClear)
 ADJOINT_CPU_KERNEL(GlobalNorm)
 ADJOINT_CPU_KERNEL(StepAdvance)
 ADJOINT_CPU_KERNEL(SgdUpdate)

@@ -13,6 +13,7 @@ struct EmbeddingGradient {
   DType dtype;
 
   void backward(const Gradients& g) const {
+    const RowGradOut table = g.into_rows(0);
     launch(g.device(), EmbeddingBackward{.dtype = dtype,
                                          .tokens = tokens,
                                          .rows = rows,
@@ -20,7 +21,8 @@ struct EmbeddingGradient {
                                          .padding_row = padding,
                                          .ids = static_cast<const std::int32_t*>(ids.data("embedding")),
                                          .dy = g.incoming(),
-                                         .dtable = g.into(0)});
+                                         .dtable = table.gradient,
+                                         .touched = table.rows});
   }
 };
 

@@ -26,6 +26,7 @@ Optimizer::Optimizer(ParameterSet& parameters, double rate, double max_norm)
   if (max_norm_ > 0) {
     norm_ = Tensor::zeros({}, statistics, device);
     factor_ = Tensor::zeros({}, statistics, device);
+    table_squares_ = Tensor::zeros({}, DType::f64, device);
   }
   set_learning_rate(rate);
 }
@@ -41,18 +42,30 @@ void Optimizer::step() {
   const Tensor& g = parameters_.gradients();
   const void* factor = nullptr;
   if (max_norm_ > 0) {
+    for (const ParameterSet::Table& table : parameters_.tables())
+      launch(g.device(), RowSquares{.dtype = g.dtype(),
+                                    .width = table.width,
+                                    .g = at(g, table.begin),
+                                    .rows = table.rows,
+                                    .sum = table_squares_.data_as<double>()});
     launch(g.device(), GlobalNorm{.dtype = g.dtype(),
-                                  .n = g.count(),
+                                  .n = parameters_.dense_extent(),
                                   .g = g.data(),
                                   .max_norm = max_norm_,
                                   .norm = norm_.data(),
-                                  .factor = factor_.data()});
+                                  .factor = factor_.data(),
+                                  .more = table_squares_.data_as<double>()});
     factor = factor_.data();
   }
   launch(g.device(), StepAdvance{.step = step_.data_as<std::int64_t>()});
-  update(factor);
+  if (parameters_.dense_extent() > 0) update(factor, 0, parameters_.dense_extent(), 0, {});
+  for (const ParameterSet::Table& table : parameters_.tables()) update(factor, table.begin, 0, table.width, table.rows);
   ++parameters_.values().storage()->version;
   parameters_.clear_gradients();
+}
+
+void* Optimizer::at(const Tensor& flat, std::int64_t begin) {
+  return static_cast<char*>(flat.data()) + begin * static_cast<std::int64_t>(size_of(flat.dtype()));
 }
 
 std::vector<std::pair<std::string, Tensor>> Optimizer::state() const {
@@ -77,18 +90,20 @@ Sgd::Sgd(ParameterSet& parameters, const SgdOptions& options)
   }
 }
 
-void Sgd::update(const void* factor) {
+void Sgd::update(const void* factor, std::int64_t begin, std::int64_t n, std::int64_t width, const RowList& rows) {
   const Tensor& p = parameters_.values();
   launch(p.device(), SgdUpdate{.dtype = p.dtype(),
-                               .n = p.count(),
-                               .p = p.data(),
-                               .g = parameters_.gradients().data(),
-                               .v = moments_.empty() ? nullptr : moments_[0].second.data(),
+                               .n = n,
+                               .p = at(p, begin),
+                               .g = at(parameters_.gradients(), begin),
+                               .v = moments_.empty() ? nullptr : at(moments_[0].second, begin),
                                .lr = rate_value_.data_as<double>(),
                                .factor = factor,
                                .momentum = options_.momentum,
                                .weight_decay = options_.weight_decay,
-                               .nesterov = options_.nesterov});
+                               .nesterov = options_.nesterov,
+                               .rows = rows,
+                               .width = width});
 }
 
 Adam::Adam(ParameterSet& parameters, const AdamOptions& options)
@@ -102,14 +117,14 @@ Adam::Adam(ParameterSet& parameters, const AdamOptions& options)
     moments_.emplace_back(moment, Tensor::zeros(p.shape(), accumulator_of(p.dtype()), p.device()));
 }
 
-void Adam::update(const void* factor) {
+void Adam::update(const void* factor, std::int64_t begin, std::int64_t n, std::int64_t width, const RowList& rows) {
   const Tensor& p = parameters_.values();
   launch(p.device(), AdamUpdate{.dtype = p.dtype(),
-                                .n = p.count(),
-                                .p = p.data(),
-                                .g = parameters_.gradients().data(),
-                                .m = moments_[0].second.data(),
-                                .v = moments_[1].second.data(),
+                                .n = n,
+                                .p = at(p, begin),
+                                .g = at(parameters_.gradients(), begin),
+                                .m = at(moments_[0].second, begin),
+                                .v = at(moments_[1].second, begin),
                                 .lr = rate_value_.data_as<double>(),
                                 .step = step_.data_as<std::int64_t>(),
                                 .factor = factor,
@@ -117,7 +132,9 @@ void Adam::update(const void* factor) {
                                 .beta2 = options_.beta2,
                                 .eps = options_.eps,
                                 .weight_decay = options_.weight_decay,
-                                .decoupled = options_.decoupled});
+                                .decoupled = options_.decoupled,
+                                .rows = rows,
+                                .width = width});
 }
 
 WeightAverage::WeightAverage(ParameterSet& parameters, double decay)

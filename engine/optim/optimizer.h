@@ -9,6 +9,9 @@
 
 namespace adjoint {
 
+/// Of a table with row-sparse gradients (Parameter::set_row_sparse) a step updates the rows that it has gradients for
+/// and leaves all others as they are, moments and weight decay included: "lazy", as torch.optim.SparseAdam. The step
+/// number in Adam's bias correction counts all steps.
 class Optimizer {
  public:
   virtual ~Optimizer() = default;
@@ -28,7 +31,11 @@ class Optimizer {
  protected:
   /// max_norm 0: no clipping.
   Optimizer(ParameterSet& parameters, double rate, double max_norm);
-  virtual void update(const void* factor) = 0;
+  /// Updates n elements of the flat buffers from `begin` on, or the listed rows of the table that begins there.
+  virtual void update(const void* factor, std::int64_t begin, std::int64_t n, std::int64_t width,
+                      const RowList& rows) = 0;
+  /// Element `begin` of a flat buffer.
+  static void* at(const Tensor& flat, std::int64_t begin);
 
   ParameterSet& parameters_;
   Tensor rate_value_;  // f64 []
@@ -40,6 +47,7 @@ class Optimizer {
   double max_norm_;
   Tensor norm_;
   Tensor factor_;
+  Tensor table_squares_;  // f64 [], zero between steps
 };
 
 struct SgdOptions {
@@ -54,7 +62,7 @@ class Sgd final : public Optimizer {
   Sgd(ParameterSet& parameters, const SgdOptions& options);
 
  private:
-  void update(const void* factor) override;
+  void update(const void* factor, std::int64_t begin, std::int64_t n, std::int64_t width, const RowList& rows) override;
   SgdOptions options_;
 };
 
@@ -72,7 +80,7 @@ class Adam final : public Optimizer {
   Adam(ParameterSet& parameters, const AdamOptions& options);
 
  private:
-  void update(const void* factor) override;
+  void update(const void* factor, std::int64_t begin, std::int64_t n, std::int64_t width, const RowList& rows) override;
   AdamOptions options_;
 };
 

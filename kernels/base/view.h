@@ -42,6 +42,13 @@ struct GradOut {
   bool accumulate = false;  ///< add to what is there; otherwise assign
 };
 
+/// The rows of a table that a gradient reached, each once, in the order in which it did. In device memory.
+struct RowList {
+  std::int64_t* count = nullptr;   ///< null: no list
+  std::int32_t* rows = nullptr;    ///< [rows of the table], the first *count of which are set
+  std::uint8_t* listed = nullptr;  ///< [rows of the table]: 1 for a row that is in the list, else 0
+};
+
 /// Philox state in device memory: the same bits give the same numbers on every backend.
 /// Kernels that draw read `counter` and never write it; RandomAdvance moves it on.
 struct PhiloxState {

@@ -84,6 +84,16 @@ void sum_rows(const EmbeddingBackward& call, const TokenLists& lists, std::int64
   }
 }
 
+/// Appends the rows that tokens are the first to name.
+void list_rows(const EmbeddingBackward& call, const TokenLists& lists) {
+  for (std::int64_t t = 0; t < call.tokens; ++t) {
+    const std::int32_t row = call.ids[t];
+    if (lists.first[row] != t || call.touched.listed[row] != 0) continue;
+    call.touched.listed[row] = 1;
+    call.touched.rows[(*call.touched.count)++] = row;
+  }
+}
+
 }  // namespace
 
 std::size_t scratch_bytes(const EmbeddingBackward& call) {
@@ -114,6 +124,7 @@ void run(const At& at, const EmbeddingBackward& call) {
     });
   }
   const TokenLists lists(call);
+  if (call.touched.count != nullptr) list_rows(call, lists);
   visit_float(call.dtype, [&](auto type) {
     using T = typename decltype(type)::type;
     parallel_for(at, call.tokens, kTokensPerChunk, call.width / 2 + 1,

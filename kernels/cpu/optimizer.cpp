@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
+#include <utility>
 
 #include "kernels/cpu/simd_math.h"
 #include "kernels/cpu/thread_pool.h"
@@ -26,6 +28,37 @@ void registers(std::int64_t begin, std::int64_t end, F&& f) {
   }
 }
 
+/// Calls f(begin, end) for parts of a flat buffer, or for each listed row of a table.
+template <class Call, class F>
+void parts(const At& at, const Call& call, std::int64_t work_per_item, F&& f) {
+  if (call.rows.count == nullptr) {
+    parallel_for(at, call.n, kGrain, work_per_item, f);
+    return;
+  }
+  const std::int64_t width = call.width, grain = std::max<std::int64_t>(kGrain / std::max<std::int64_t>(width, 1), 1);
+  parallel_for(at, *call.rows.count, grain, width * work_per_item, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t i = begin; i < end; ++i) f(call.rows.rows[i] * width, (call.rows.rows[i] + 1) * width);
+  });
+}
+
+template <class T>
+double sum_of_squares(const T* g, std::int64_t n) {
+  using A = acc_t<T>;
+  Vec<double> sum[2] = {};
+  std::int64_t i = 0;
+  for (; i + 2 * kLanes<double> <= n; i += 2 * kLanes<double>) {
+    for (int half = 0; half < 2; ++half) {
+      Vec<double> v{};
+      for (int k = 0; k < kLanes<double>; ++k)
+        v[k] = static_cast<double>(static_cast<A>(g[i + half * kLanes<double> + k]));
+      sum[half] += v * v;
+    }
+  }
+  double total = sum_lanes<double>(sum[0] + sum[1]);
+  for (; i < n; ++i) total += static_cast<double>(static_cast<A>(g[i])) * static_cast<double>(static_cast<A>(g[i]));
+  return total;
+}
+
 template <class A>
 A factor_of(const void* factor) {
   return factor == nullptr ? A(1) : *static_cast<const A*>(factor);
@@ -47,22 +80,9 @@ void run(const At& at, const GlobalNorm& call) {
     // Partial sums in f64: an f32 sum of squares overflows for gradients of 1e19, where the norm is still a number.
     double* partial = static_cast<double*>(call.scratch);
     parallel_for(at, call.n, kGrain, 1, [&](std::int64_t begin, std::int64_t end) {
-      Vec<double> sum[2] = {};
-      std::int64_t i = begin;
-      for (; i + 2 * kLanes<double> <= end; i += 2 * kLanes<double>) {
-        for (int half = 0; half < 2; ++half) {
-          Vec<double> v{};
-          for (int k = 0; k < kLanes<double>; ++k)
-            v[k] = static_cast<double>(static_cast<A>(g[i + half * kLanes<double> + k]));
-          sum[half] += v * v;
-        }
-      }
-      double total = sum_lanes<double>(sum[0] + sum[1]);
-      for (; i < end; ++i)
-        total += static_cast<double>(static_cast<A>(g[i])) * static_cast<double>(static_cast<A>(g[i]));
-      partial[begin / kGrain] = total;
+      partial[begin / kGrain] = sum_of_squares(g + begin, end - begin);
     });
-    double total = 0;
+    double total = call.more != nullptr ? std::exchange(*call.more, 0.0) : 0.0;
     for (std::int64_t c = 0; c < chunks_of(call.n); ++c) total += partial[c];
     const double norm = std::sqrt(total);
     *static_cast<A*>(call.norm) = static_cast<A>(norm);
@@ -71,6 +91,24 @@ void run(const At& at, const GlobalNorm& call) {
           static_cast<A>(std::isfinite(norm) ? std::min(1.0, call.max_norm / (norm + 1e-6)) : std::nan(""));
     }
   });
+}
+
+void run(const At&, const RowSquares& call) {
+  visit_float(call.dtype, [&](auto type) {
+    using T = typename decltype(type)::type;
+    for (std::int64_t i = 0; i < *call.rows.count; ++i)
+      *call.sum += sum_of_squares(static_cast<const T*>(call.g) + call.rows.rows[i] * call.width, call.width);
+  });
+}
+
+void run(const At&, const RowsClear& call) {
+  const std::size_t bytes = static_cast<std::size_t>(call.width) * size_of(call.dtype);
+  for (std::int64_t i = 0; i < *call.rows.count; ++i) {
+    const std::size_t row = static_cast<std::size_t>(call.rows.rows[i]);
+    if (bytes > 0) std::memset(static_cast<char*>(call.g) + row * bytes, 0, bytes);
+    call.rows.listed[row] = 0;
+  }
+  *call.rows.count = 0;
 }
 
 void run(const At&, const StepAdvance& call) { ++*call.step; }
@@ -84,7 +122,7 @@ void run(const At& at, const SgdUpdate& call) {
     T* v = static_cast<T*>(call.v);
     const A rate = static_cast<A>(*call.lr), factor = factor_of<A>(call.factor);
     const A momentum = static_cast<A>(call.momentum), decay = static_cast<A>(call.weight_decay);
-    parallel_for(at, call.n, kGrain, 1, [&](std::int64_t begin, std::int64_t end) {
+    parts(at, call, 1, [&](std::int64_t begin, std::int64_t end) {
       registers<A>(begin, end, [&](std::int64_t i, auto get, auto set) {
         const Vec<A> value = get(p + i);
         Vec<A> d = factor * get(g + i) + decay * value;
@@ -115,7 +153,7 @@ void run(const At& at, const AdamUpdate& call) {
     const A correction = static_cast<A>(1 / std::sqrt(1 - std::pow(call.beta2, t)));
     const A shrink = static_cast<A>(call.decoupled ? 1 - lr * call.weight_decay : 1);
     const A decay = static_cast<A>(call.decoupled ? 0 : call.weight_decay);
-    parallel_for(at, call.n, kGrain, 4, [&](std::int64_t begin, std::int64_t end) {
+    parts(at, call, 4, [&](std::int64_t begin, std::int64_t end) {
       registers<A>(begin, end, [&](std::int64_t i, auto get, auto set) {
         const Vec<A> value = get(p + i);
         const Vec<A> gradient = factor * get(g + i) + decay * value;
