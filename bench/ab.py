@@ -43,6 +43,8 @@ COMPARISONS = {
     "headline-lstm-sparse": ("--model lstm --embedding-gradient sparse",
                              "headline_step.py --model lstm --embedding-gradient sparse"),
     "headline-lstm-encoder": ("--model lstm-encoder", "headline_step.py --model lstm-encoder"),
+    "headline-lstm-encoder-sparse": ("--model lstm-encoder --embedding-gradient sparse",
+                                     "headline_step.py --model lstm-encoder --embedding-gradient sparse"),
     "lstm-layer": ("--model lstm-layer", "lstm_layer.py"),
     "op-overhead": ("--model op-overhead", "op_overhead.py --op mul_add"),
 }

@@ -51,17 +51,58 @@ inline std::vector<Rows> reverse_batches(const ReverseRules& rules, std::uint64_
   return batches;
 }
 
-/// FNV-1a over lengths and tokens, as both sides of a comparison print it.
-inline std::string fingerprint(const std::vector<Rows>& batches) {
-  std::uint64_t hash = 0xCBF29CE484222325;
-  const auto mix = [&](std::uint64_t value) { hash = (hash ^ value) * 0x100000001B3; };
-  for (const Rows& rows : batches) {
-    for (const std::vector<std::int32_t>& row : rows) {
-      mix(row.size());
-      for (const std::int32_t token : row) mix(static_cast<std::uint64_t>(token));
+struct HeadlineBatch {
+  Rows rows;
+  std::vector<std::int32_t> labels;
+};
+
+struct HeadlineRules {
+  int batch = 64;
+  std::int32_t min_length = 5;
+  std::int32_t max_length = 20;  ///< of the first row always
+  std::int32_t vocabulary = 20000;
+};
+
+inline std::vector<HeadlineBatch> headline_batches(const HeadlineRules& rules, std::uint64_t seed) {
+  SplitMix64 random(seed);
+  std::vector<HeadlineBatch> batches(static_cast<std::size_t>(std::max(8, 64 / rules.batch)));
+  for (HeadlineBatch& batch : batches) {
+    for (int r = 0; r < rules.batch; ++r) {
+      const std::int32_t drawn = rules.min_length + random.below(rules.max_length - rules.min_length + 1);
+      std::vector<std::int32_t>& row =
+          batch.rows.emplace_back(static_cast<std::size_t>(r == 0 ? rules.max_length : drawn));
+      for (std::int32_t& token : row) token = 1 + random.below(rules.vocabulary - 1);
+      batch.labels.push_back(random.below(2));
     }
   }
-  return fmt::format("{:016x}", hash);
+  return batches;
+}
+
+/// FNV-1a over lengths, tokens and labels, as both sides of a comparison print it.
+class Fingerprint {
+ public:
+  void add(const Rows& rows, const std::vector<std::int32_t>& labels = {}) {
+    for (std::size_t i = 0; i < rows.size(); ++i) {
+      mix(rows[i].size());
+      for (const std::int32_t token : rows[i]) mix(static_cast<std::uint64_t>(token));
+      if (!labels.empty()) mix(static_cast<std::uint64_t>(labels[i]));
+    }
+  }
+  std::string text() const { return fmt::format("{:016x}", hash_); }
+
+ private:
+  void mix(std::uint64_t value) { hash_ = (hash_ ^ value) * 0x100000001B3; }
+  std::uint64_t hash_ = 0xCBF29CE484222325;
+};
+inline std::string fingerprint(const std::vector<Rows>& batches) {
+  Fingerprint print;
+  for (const Rows& rows : batches) print.add(rows);
+  return print.text();
+}
+inline std::string fingerprint(const std::vector<HeadlineBatch>& batches) {
+  Fingerprint print;
+  for (const HeadlineBatch& batch : batches) print.add(batch.rows, batch.labels);
+  return print.text();
 }
 
 }  // namespace adjoint::bench

@@ -15,6 +15,7 @@
 #include "bench/op_chain.h"
 #include "engine/optim/optimizer.h"
 #include "kernels/matmul.h"
+#include "models/classifiers.h"
 #include "models/seq2seq.h"
 
 namespace adjoint::bench {
@@ -25,6 +26,7 @@ using Json = nlohmann::ordered_json;
 struct Options {
   std::string model = "reverse";
   std::string attention = "dot";
+  std::string embedding_gradient = "dense";
   int batch = 0;
   int threads = 1;
   std::uint64_t seed = 0;
@@ -240,6 +242,84 @@ Json reverse_step(const Options& options) {
   return line;
 }
 
+/// A headline classifier as bench/peers/headline_step.py has it.
+Json headline_step(const Options& options) {
+  const bool encoder = options.model == "lstm-encoder", sparse = options.embedding_gradient == "sparse";
+  const HeadlineRules rules{.batch = options.batch == 0 ? 64 : options.batch};
+  constexpr std::int64_t kEmbedding = 100, kHidden = 128, kIntermediate = 512;
+  const std::vector<HeadlineBatch> batches = headline_batches(rules, options.seed);
+  std::vector<std::vector<Tensor>> inputs;
+  double positions = 0, flop = 0, scores = 0;
+  for (const HeadlineBatch& batch : batches) {
+    std::vector<std::int32_t> ids, lengths;
+    for (const std::vector<std::int32_t>& row : batch.rows) {
+      ids.insert(ids.end(), row.begin(), row.end());
+      ids.resize((lengths.size() + 1) * static_cast<std::size_t>(rules.max_length), 0);
+      lengths.push_back(static_cast<std::int32_t>(row.size()));
+      positions += static_cast<double>(row.size());
+      scores += static_cast<double>(row.size() * row.size());
+    }
+    inputs.push_back(
+        {ints(ids, {rules.batch, rules.max_length}), ints(lengths, {rules.batch}), ints(batch.labels, {rules.batch})});
+  }
+  positions /= static_cast<double>(batches.size());
+  scores /= static_cast<double>(batches.size());
+  constexpr double h = kHidden;
+  flop = positions * 24 * h * (h + kEmbedding);
+  if (encoder) flop += positions * (24 * h * h + 12 * h * kIntermediate) + 12 * scores * h;
+
+  Generator random(options.seed);
+  const auto model =
+      make_classifier(Initializer{random}, {.kind = encoder ? ClassifierKind::lstm_encoder : ClassifierKind::lstm,
+                                            .vocabulary = rules.vocabulary,
+                                            .embedding = kEmbedding,
+                                            .hidden = kHidden,
+                                            .pooling = encoder ? Pooling::mean : Pooling::last,
+                                            .intermediate = kIntermediate});
+  model->word_vectors().set_row_sparse(sparse);
+  ParameterSet parameters(*model);
+  Adam adam(parameters, {.learning_rate = 1e-3, .decoupled = false});
+  Tape tape;
+  const auto plain = [&](std::span<const Tensor> in) {
+    Tensor loss;
+    {
+      const auto recording = tape.record();
+      loss = cross_entropy(model->forward(in[0], {.lengths = in[1]}), in[2]);
+    }
+    tape.backward(loss);
+    adam.step();
+    return std::vector<Tensor>{loss};
+  };
+  Step recorded(plain);
+  const auto step = [&](int b) {
+    const std::vector<Tensor>& in = inputs[static_cast<std::size_t>(b)];
+    return options.eager ? plain(in)[0] : recorded(in)[0];
+  };
+  const double first = step(0).item();
+  const Timing timing = measure(step, static_cast<int>(batches.size()), options.seconds);
+  if (options.profile) {
+    app::Profile profile;
+    for (int pass = 0; pass < 20; ++pass)
+      for (int b = 0; b < static_cast<int>(batches.size()); ++b) step(b);
+    fmt::print(stderr, "{} steps:\n{}", 20 * batches.size(), profile.text());
+  }
+  const double last = step(0).item();
+  ADJOINT_CHECK(last < first, "E-NUM-001", Exit::numeric,
+                fmt::format("loss {:.4f} at the end; expected less than the first, {:.4f}", last, first));
+  const double updated = static_cast<double>(parameters.count()) -
+                         (sparse ? static_cast<double>(rules.vocabulary * kEmbedding) - positions * kEmbedding : 0.0);
+  Json line = timing_json(timing);
+  line.update(Json{{"embedding_gradient", options.embedding_gradient},
+                   {"batch", rules.batch},
+                   {"parameters", parameters.count()},
+                   {"tokens", rounded(positions, 100)},
+                   {"first_loss", rounded(first)},
+                   {"last_loss", rounded(last)},
+                   {"batches_hash", fingerprint(batches)}});
+  line.update(floor_of({flop * 1e-9, positions * h * kCellMs + updated * kAdamMs}, timing, options.threads));
+  return line;
+}
+
 /// One LSTM layer, forward and backward; nothing is padded.
 Json lstm_layer(const Options& options) {
   const std::int64_t batch = options.batch == 0 ? 64 : options.batch, time = 20, input = 64, hidden = 128;
@@ -308,10 +388,12 @@ Json op_overhead(const Options& options) {
 int step(int argc, char** argv) {
   Options options;
   CLI::App app("One training step, replayed: milliseconds, and how far that is from the machine's limit");
-  app.add_option("--model", options.model, "reverse, practical10, lstm-layer or op-overhead")
+  app.add_option("--model", options.model, "reverse, practical10, lstm, lstm-encoder, lstm-layer or op-overhead")
       ->check(CLI::IsMember({"reverse", "practical10", "lstm-layer", "op-overhead", "lstm", "lstm-encoder"}))
       ->capture_default_str();
   app.add_option("--attention", options.attention, "dot or none")->check(CLI::IsMember({"dot", "none"}));
+  app.add_option("--embedding-gradient", options.embedding_gradient, "of lstm and lstm-encoder: dense or sparse")
+      ->check(CLI::IsMember({"dense", "sparse"}));
   app.add_option("--batch", options.batch, "strings in a step (default 64; practical10: 1)")
       ->check(CLI::Range(1, 65536));
   app.add_option("--threads", options.threads, "threads that kernels use")->capture_default_str();
@@ -321,16 +403,12 @@ int step(int argc, char** argv) {
   app.add_flag("--profile", options.profile, "afterwards, time each kind of kernel call; a table on stderr");
   app.add_flag("--json", options.json, "the result on one line");
   CLI11_PARSE(app, argc, argv);
-  ADJOINT_CHECK(!options.model.starts_with("lstm") || options.model == "lstm-layer", "E-CONF-007", Exit::usage,
-                fmt::format("--model {}: no headline classifier to measure; expected reverse, practical10, lstm-layer "
-                            "or op-overhead",
-                            options.model));
-
   set_threads(options.threads);
   Json line{{"bench", options.model}, {"engine", "adjoint"}, {"threads", options.threads}};
-  line.update(options.model == "lstm-layer"    ? lstm_layer(options)
-              : options.model == "op-overhead" ? op_overhead(options)
-                                               : reverse_step(options));
+  line.update(options.model == "lstm-layer"       ? lstm_layer(options)
+              : options.model.starts_with("lstm") ? headline_step(options)
+              : options.model == "op-overhead"    ? op_overhead(options)
+                                                  : reverse_step(options));
   fmt::print("{}\n", line.dump(options.json ? -1 : 1));
   return 0;
 }
