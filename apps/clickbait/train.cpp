@@ -126,6 +126,7 @@ class Training {
       Tensor table = model->word_vectors().value();
       table.copy_from(Tensor::from(std::span<const float>(vectors->values), table.shape(), table.dtype(), device_));
     }
+    model->word_vectors().set_row_sparse(settings_.text("embedding-gradient") == "sparse");
     if (settings_.flag("freeze-embeddings")) model->word_vectors().set_trainable(false);
     return model;
   }
@@ -210,6 +211,8 @@ void add_train_options(app::OptionTable& table) {
   add_data_options(table);
   add_model_options(table);
   table.group("Training");
+  table.add(app::choice("embedding-gradient", "dense", {"dense", "sparse"},
+                        "sparse: a step updates the word vectors of its own words only, which is less work"));
   table.add(app::real("word-dropout", 0, 0, 0.99, "share of words that are unknown in training"));
   table.add(app::real("label-smoothing", 0, 0, 0.99, "share of the probability that is spread over all classes"));
   table.add(app::real("average", 0, 0, 0.99999,
