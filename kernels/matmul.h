@@ -36,8 +36,12 @@ struct Matmul {
   bool accumulate = false;
   const std::int32_t* row_lengths = nullptr;
   std::int64_t rows_per_length = 0;
+  void* scratch = nullptr;  ///< the CPU needs none
 };
 
 }  // namespace adjoint
 
 ADJOINT_CPU_KERNEL(Matmul)
+namespace adjoint::cpu {
+inline std::size_t scratch_bytes(const At&, const Matmul&) { return 0; }
+}  // namespace adjoint::cpu
