@@ -1,0 +1,33 @@
+// Runs the tests of engine and models with all their tensors on another device: --device=simt (the CUDA kernels' own
+// source on the CPU), --device=cuda or --device=cuda:N. The tests are the same files as for the CPU.
+
+#include <gtest/gtest.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <string>
+
+#include "engine/gpu.h"
+
+int main(int argc, char** argv) {
+  using namespace adjoint;
+  ::testing::InitGoogleTest(&argc, argv);
+  std::string name = "simt";
+  for (int i = 1; i < argc; ++i) {
+    const std::string word = argv[i];
+    if (!word.starts_with("--device=")) {
+      std::fprintf(stderr, "%s: unknown option; expected --device=simt, cuda or cuda:N, and GoogleTest's own\n",
+                   argv[i]);
+      return 2;
+    }
+    name = word.substr(9);
+  }
+  Device device{name == "simt" ? DeviceType::simt : DeviceType::cuda, 0};
+  if (name.starts_with("cuda:")) device.index = static_cast<std::uint8_t>(std::atoi(name.c_str() + 5));
+  if (const std::string why = Gpu::why_not(device); !why.empty()) {
+    std::fprintf(stderr, "%s\n", why.c_str());
+    return 7;
+  }
+  const DefaultDevice everywhere(device);
+  return RUN_ALL_TESTS();
+}
