@@ -14,9 +14,37 @@
 
 #include "kernels/base/dtype.h"
 #include "kernels/base/view.h"
+#ifdef ADJOINT_KERNELS_ON_SIMT
+#include "kernels/base/backend.h"
+#include "kernels/simt/executor.h"
+#else
 #include "kernels/cpu/thread_pool.h"
+#endif
+
+// The tests of the contracts run on the CPU's kernels, and once more, with ADJOINT_KERNELS_ON_SIMT, on the GPU's in the
+// executor: each file calls run(at(), call) and scratch_bytes(at(), call).
+#ifdef ADJOINT_KERNELS_ON_SIMT
+namespace adjoint::simt {
+template <class Call>
+void run(const At& at, const Call& call) {
+  entry<At, Call>.run(at, call);
+}
+template <class Call>
+std::size_t scratch_bytes(const At& at, const Call& call) {
+  return entry<At, Call>.scratch_bytes(at, call);
+}
+}  // namespace adjoint::simt
+#endif
 
 namespace adjoint::testing {
+
+#ifdef ADJOINT_KERNELS_ON_SIMT
+using simt::At;
+constexpr std::size_t kMargin = 64;  // arrays are aligned, as device memory is
+#else
+using cpu::At;
+constexpr std::size_t kMargin = 67;
+#endif
 
 using Dims = std::vector<std::int64_t>;
 
@@ -135,7 +163,6 @@ class Array {
   View view;
 
  private:
-  static constexpr std::size_t kMargin = 67;
   std::vector<unsigned char> bytes_;
 };
 
@@ -167,11 +194,16 @@ inline ::testing::AssertionResult close(double value, double expected, double re
   return ::testing::AssertionFailure() << s.str();
 }
 
-/// Pools of 1, 2 and 4 threads.
-inline const cpu::At& at(int threads = 1) {
+/// Pools of 1, 2 and 4 threads; on a GPU nothing depends on it.
+inline const At& at([[maybe_unused]] int threads = 1) {
+#ifdef ADJOINT_KERNELS_ON_SIMT
+  static const At place{};
+  return place;
+#else
   static cpu::ThreadPool one(1), two(2), four(4);
-  static const cpu::At places[] = {{&one}, {&two}, {&four}};
+  static const At places[] = {{&one}, {&two}, {&four}};
   return places[threads == 1 ? 0 : threads == 2 ? 1 : 2];
+#endif
 }
 
 }  // namespace adjoint::testing

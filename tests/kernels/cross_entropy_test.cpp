@@ -7,8 +7,6 @@ namespace adjoint {
 namespace {
 
 using namespace adjoint::testing;
-using cpu::At;
-using cpu::run;
 
 constexpr std::int32_t kIgnore = -100;
 
@@ -37,7 +35,7 @@ struct Problem {
   void forward(const At& place) {
     CrossEntropyForward call{
         dtype, rows, classes, x.data(), targets.data(), kIgnore, loss.data(), log_sum_exp.data(), count.data()};
-    std::vector<unsigned char> scratch(cpu::scratch_bytes(call) + 1, 0xA5);
+    std::vector<unsigned char> scratch(scratch_bytes(at(), call) + 1, 0xA5);
     call.scratch = scratch.data();
     run(place, call);
     EXPECT_EQ(scratch.back(), 0xA5) << "wrote past the scratch it asked for";

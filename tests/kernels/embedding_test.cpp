@@ -7,8 +7,6 @@ namespace adjoint {
 namespace {
 
 using namespace adjoint::testing;
-using cpu::At;
-using cpu::run;
 
 std::vector<std::int32_t> draw_ids(std::int64_t tokens, std::int64_t rows, unsigned seed) {
   std::mt19937 random(seed);
@@ -18,7 +16,7 @@ std::vector<std::int32_t> draw_ids(std::int64_t tokens, std::int64_t rows, unsig
 }
 
 void backward(const At& place, EmbeddingBackward call) {
-  std::vector<unsigned char> scratch(cpu::scratch_bytes(call) + 1, 0xA5);
+  std::vector<unsigned char> scratch(scratch_bytes(at(), call) + 1, 0xA5);
   call.scratch = scratch.data();
   run(place, call);
   EXPECT_EQ(scratch.back(), 0xA5) << "wrote past the scratch it asked for";

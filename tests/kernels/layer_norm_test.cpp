@@ -6,8 +6,6 @@ namespace adjoint {
 namespace {
 
 using namespace adjoint::testing;
-using cpu::At;
-using cpu::run;
 
 constexpr double kEps = 1e-5;
 
@@ -132,7 +130,7 @@ void backward(const At& place, Problem& p, Array& dy, Array* dsum, Gradients& g,
                          .dresidual = {(wanted & 2) != 0 ? g.dresidual.data() : nullptr, accumulate},
                          .dgamma = {(wanted & 4) != 0 ? g.dgamma.data() : nullptr, accumulate},
                          .dbeta = {(wanted & 8) != 0 ? g.dbeta.data() : nullptr, accumulate}};
-  std::vector<unsigned char> scratch(cpu::scratch_bytes(call) + 1, 0xA5);
+  std::vector<unsigned char> scratch(scratch_bytes(at(), call) + 1, 0xA5);
   call.scratch = scratch.data();
   run(place, call);
   EXPECT_EQ(scratch.back(), 0xA5) << "wrote past the scratch it asked for";

@@ -6,13 +6,11 @@ namespace adjoint {
 namespace {
 
 using namespace adjoint::testing;
-using cpu::At;
-using cpu::run;
 
 constexpr std::int64_t kSizes[] = {0, 1, 7, 31, 32, 33, 129, 16384, 40001};
 
 void global_norm(const At& place, GlobalNorm call) {
-  std::vector<unsigned char> scratch(cpu::scratch_bytes(call) + 1, 0xA5);
+  std::vector<unsigned char> scratch(scratch_bytes(at(), call) + 1, 0xA5);
   call.scratch = scratch.data();
   run(place, call);
   EXPECT_EQ(scratch.back(), 0xA5) << "wrote past the scratch it asked for";
