@@ -9,9 +9,10 @@ namespace adjoint {
 /// loss = sum over counted rows of (log_sum_exp(x_r) - x_r[target_r]) / max(1, counted rows).
 /// x [rows, classes] dense float; targets i32 [rows]; rows whose target is `ignore` do not count.
 /// loss: one element of the accumulator dtype; log_sum_exp [rows] and count [1] in the accumulator dtype, saved for
-/// backward. A target outside 0..classes-1 that is not `ignore` throws E-OP-011 on the CPU, naming the row. Sum in
-/// fixed order. The loss of a row is (largest - x_r[target_r]) + log(sum exp(x - largest)), exact up to ±1e38; a target
-/// of -inf has an infinite loss, and a row of only -inf counts as one whose probabilities are all 0.
+/// backward. A target outside 0..classes-1 that is not `ignore` throws E-OP-011 on the CPU, naming the row, and makes
+/// the loss NaN on a GPU. Sum in fixed order. The loss of a row is (largest - x_r[target_r]) + log(sum exp(x -
+/// largest)), exact up to ±1e38; a target of -inf has an infinite loss, and a row of only -inf counts as one whose
+/// probabilities are all 0.
 struct CrossEntropyForward {
   DType dtype;
   std::int64_t rows;

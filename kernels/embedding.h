@@ -8,7 +8,7 @@ namespace adjoint {
 
 /// y[t] = table[ids[t]]. ids i32 [tokens]; table [rows, width], y [tokens, width] dense, one float dtype.
 /// An id outside 0..rows-1 throws E-OP-010 on the CPU before anything is written (positions are named with
-/// `ids_per_example`: example t / ids_per_example, position t % ids_per_example).
+/// `ids_per_example`: example t / ids_per_example, position t % ids_per_example); on a GPU it gives a row of NaN.
 struct EmbeddingForward {
   DType dtype;
   std::int64_t tokens;
