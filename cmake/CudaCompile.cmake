@@ -1,8 +1,11 @@
 # Compiles one CUDA source and reads what the assembler says about it. Called by the build, see Cuda.cmake:
 #   cmake -DNVCC=… -DFLAGS=a|b|c -DSOURCE=x.cu -DROOT=… -DOUTPUT=…/x -P CudaCompile.cmake
 # Writes OUTPUT.o, OUTPUT.d (what it depends on) and, if all is well, OUTPUT.txt (registers and shared memory by kernel).
+# cuda_budgets.txt, beside this file: lines "REGEX REGISTERS BYTES" for the kernels whose registers and static shared
+# memory must not grow unnoticed.
+file(STRINGS ${CMAKE_CURRENT_LIST_DIR}/cuda_budgets.txt budgets REGEX "^[^#]")
 string(REPLACE "|" ";" flags "${FLAGS}")
-execute_process(COMMAND ${NVCC} ${flags} -Xptxas=-v -I${ROOT} -MD -MF ${OUTPUT}.d -MT ${OUTPUT}.txt -c ${SOURCE}
+execute_process(COMMAND ${NVCC} ${flags} -Xptxas=-v -I${ROOT} -MD -MF ${OUTPUT}.d -MT ${OUTPUT}.o -c ${SOURCE}
   -o ${OUTPUT}.o OUTPUT_VARIABLE said ERROR_VARIABLE said RESULT_VARIABLE failed)
 if(failed)
   message(FATAL_ERROR "${SOURCE} does not compile:\n${said}")
@@ -31,14 +34,24 @@ foreach(kernel ${kernels})
   set(line "${architecture}  ${registers} registers  ${shared} bytes static shared memory  ${name}")
   string(APPEND report "${line}\n")
   # f64 is there for gradient checks: what it spills costs nobody anything.
-  if(kernel MATCHES "([1-9][0-9]*) bytes spill stores" AND NOT line MATCHES "<double[,>]")
+  if(NOT line MATCHES "<double[,>]" AND kernel MATCHES "([1-9][0-9]*) bytes spill stores")
     string(APPEND spilled "${CMAKE_MATCH_1} bytes spilled  ${line}\n")
   endif()
+  foreach(budget ${budgets})
+    string(REGEX MATCH "^([^ ]+) +([0-9]+) +([0-9]+)$" _ "${budget}")
+    set(most_registers ${CMAKE_MATCH_2})
+    set(most_shared ${CMAKE_MATCH_3})
+    if(name MATCHES "${CMAKE_MATCH_1}" AND (registers GREATER most_registers OR shared GREATER most_shared))
+      string(APPEND spilled "over the budget of ${most_registers} registers, ${most_shared} bytes  ${line}\n")
+    endif()
+  endforeach()
 endforeach()
 if(spilled)
-  message(FATAL_ERROR "${SOURCE} has kernels that spill registers:\n${spilled}")
+  file(REMOVE ${OUTPUT}.o)
+  message(FATAL_ERROR "${SOURCE} has kernels that spill registers or are over their budget:\n${spilled}")
 endif()
 if(NOT kernels AND said MATCHES "spill")
+  file(REMOVE ${OUTPUT}.o)
   message(FATAL_ERROR "${SOURCE}: the assembler's report is in an unknown form:\n${said}")
 endif()
 file(WRITE ${OUTPUT}.txt "${report}")

@@ -7,6 +7,9 @@ add_library(adjoint_shared SHARED
 set_target_properties(adjoint_shared PROPERTIES OUTPUT_NAME adjoint EXPORT_NAME adjoint
   VERSION ${PROJECT_VERSION} SOVERSION ${PROJECT_VERSION_MAJOR})
 target_link_libraries(adjoint_shared PRIVATE Threads::Threads fmt::fmt)
+if(ADJOINT_HAS_CUDA)
+  target_link_libraries(adjoint_shared PRIVATE $<LINK_LIBRARY:WHOLE_ARCHIVE,adjoint_cuda>)
+endif()
 if(BLAS_FOUND)
   target_link_libraries(adjoint_shared PRIVATE ${BLAS_LIBRARIES})
 endif()

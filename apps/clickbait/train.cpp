@@ -274,9 +274,10 @@ Trained trained(const app::Settings& asked) {
       app::Progress::on_stderr(settings.text("progress"), settings.text("color"), settings.flag("quiet"));
   std::optional<app::Profile> profile;
   if (settings.flag("profile")) profile.emplace();
-  progress.message(fmt::format("seed {}, {} parameters, {}, {} training texts, {} tokens in the vocabulary, run {}",
-                               settings.integer("seed"), parameters, settings.text("model"), corpus.split.train.size(),
-                               corpus.vocabulary.size(), run.path()));
+  progress.message(fmt::format("seed {}, {} parameters {}, {}, {} training texts, {} tokens in the vocabulary, run {}",
+                               settings.integer("seed"), parameters, app::place_text(settings, device),
+                               settings.text("model"), corpus.split.train.size(), corpus.vocabulary.size(),
+                               run.path()));
   if (vectors)
     progress.message(fmt::format("{}: vectors of {} numbers for {:.1f} % of the vocabulary",
                                  settings.text("embeddings"), vectors->width, 100 * vectors->coverage()));

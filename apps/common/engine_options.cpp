@@ -2,8 +2,10 @@
 
 #include <fmt/format.h>
 
+#include <charconv>
 #include <thread>
 
+#include "engine/gpu.h"
 #include "engine/launch.h"
 #include "kernels/base/error.h"
 
@@ -13,10 +15,27 @@ Device device_of(const Settings& settings) {
   const std::int64_t asked = settings.integer("threads");
   set_threads(asked == 0 ? static_cast<int>(std::max(1u, std::thread::hardware_concurrency()))
                          : static_cast<int>(asked));
-  const std::string& device = settings.text("device");
-  ADJOINT_CHECK(!device.starts_with("cuda"), "E-GPU-001", Exit::device,
-                fmt::format("--device {}: no CUDA device (this build has no CUDA backend); try --device=cpu", device));
-  return Device{};
+  const std::string& name = settings.text("device");
+  if (name == "cpu") return Device{};
+  if (name == "auto") {
+    if (cuda::api == nullptr) return Device{};
+    const Device first{DeviceType::cuda, 0};
+    return Gpu::why_not(first).empty() ? first : Device{};
+  }
+  Device device{name == "simt" ? DeviceType::simt : DeviceType::cuda, 0};
+  if (name.starts_with("cuda:"))
+    std::from_chars(name.data() + 5, name.data() + name.size(), device.index);  // the option's check has seen a number
+  try {
+    return Gpu::of(device).device();
+  } catch (const Error& error) {
+    throw Error(error.code(), error.exit(), fmt::format("--device {}", error.what()));
+  }
+}
+
+std::string place_text(const Settings& settings, Device device) {
+  if (device.type != DeviceType::cpu) return fmt::format("on {} ({})", text(device), Gpu::of(device).properties().name);
+  if (settings.text("device") != "auto" || cuda::api == nullptr) return "on cpu";
+  return "on cpu, because " + Gpu::why_not({DeviceType::cuda, 0});
 }
 
 std::unique_ptr<Optimizer> optimizer_of(const Settings& settings, ParameterSet& parameters) {

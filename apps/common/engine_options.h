@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <string>
 
 #include "apps/common/options.h"
 #include "engine/device.h"
@@ -11,8 +12,11 @@
 
 namespace adjoint::app {
 
-/// Applies --threads and returns the device of --device. Throws E-GPU-001 for --device cuda without one.
+/// Applies --threads and returns the device of --device; auto is the first GPU that works, else the CPU. Throws E-GPU-001
+/// for --device cuda without one.
 Device device_of(const Settings& settings);
+/// "on cuda:0 (NVIDIA H200)", "on cpu", or why auto came to be the CPU in a program that could use a GPU.
+std::string place_text(const Settings& settings, Device device);
 /// What --optimizer, --lr, --weight-decay and --clip describe.
 std::unique_ptr<Optimizer> optimizer_of(const Settings& settings, ParameterSet& parameters);
 /// What --schedule, --warmup and --lr describe, over so many steps.

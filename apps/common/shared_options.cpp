@@ -5,11 +5,14 @@
 #include <cstdint>
 #include <stdexcept>
 
+#include "engine/gpu.h"
+
 namespace adjoint::app {
 namespace {
 
 bool is_device(std::string_view text) {
   if (text == "auto" || text == "cpu" || text == "cuda") return true;
+  if (text == "simt") return simt::api != nullptr;  // programs of the tests, linked with the executor
   if (!text.starts_with("cuda:") || text.size() > 7) return false;
   text.remove_prefix(5);
   return !text.empty() && std::all_of(text.begin(), text.end(), [](unsigned char c) { return std::isdigit(c) != 0; });

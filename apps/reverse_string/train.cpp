@@ -190,8 +190,9 @@ Trained trained(const app::Settings& settings) {
       app::Progress::on_stderr(settings.text("progress"), settings.text("color"), settings.flag("quiet"));
   std::optional<app::Profile> profile;
   if (settings.flag("profile")) profile.emplace();
-  progress.message(fmt::format("seed {}, {} parameters, {}, {} strings of {} letters, run {}", settings.integer("seed"),
-                               parameters, description(settings), training.strings().train.size(),
+  progress.message(fmt::format("seed {}, {} parameters {}, {}, {} strings of {} letters, run {}",
+                               settings.integer("seed"), parameters, app::place_text(settings, device),
+                               description(settings), training.strings().train.size(),
                                training.strings().alphabet.letters().size(), run.path()));
 
   const auto save = [&] {

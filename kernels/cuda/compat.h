@@ -23,9 +23,8 @@
 #include <cuda_runtime.h>
 
 #include <cstddef>
-#include <string>
 
-#include "kernels/base/error.h"
+#include "kernels/base/gpu_api.h"
 
 #define ADJOINT_GPU_NAMESPACE cuda
 
@@ -34,12 +33,10 @@ namespace adjoint::cuda {
 using Stream = cudaStream_t;
 inline Stream stream_of(const At& at) { return static_cast<Stream>(at.stream); }
 
-/// Throws Error if a CUDA call failed; `what` says which, as "launch" or "zero".
+/// For the engine to turn into an Error; `what` says which call failed, as "launch" or "zero".
 inline void check(cudaError_t status, const char* what) {
   if (status != cudaSuccess) [[unlikely]] {
-    throw Error(
-        "E-CUDA-001", Exit::device,
-        std::string("cuda: ") + what + " failed: " + cudaGetErrorName(status) + ", " + cudaGetErrorString(status));
+    throw GpuFailure{status, what};
   }
 }
 

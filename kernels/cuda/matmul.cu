@@ -126,13 +126,15 @@ __global__ void __launch_bounds__(kThreads) multiply(Product<T> x) {
   A* const tile_a = smem.take<A>(2 * kSizeA);
   A* const tile_b = smem.take<A>(2 * kSizeB);
 
-  std::int64_t id = blockIdx.x;
-  const std::int64_t tiles_n = (x.n + kN - 1) / kN, tiles_m = (x.m + kM - 1) / kM;
-  const std::int64_t n0 = id % tiles_n * kN;
+  // In 32 bits, as the grid's size is: a 64-bit division is a call.
+  unsigned id = blockIdx.x;
+  const auto tiles_n = static_cast<unsigned>((x.n + kN - 1) / kN), tiles_m = static_cast<unsigned>((x.m + kM - 1) / kM);
+  const std::int64_t n0 = static_cast<std::int64_t>(id % tiles_n) * kN;
   id /= tiles_n;
-  const std::int64_t m0 = id % tiles_m * kM;
+  const std::int64_t m0 = static_cast<std::int64_t>(id % tiles_m) * kM;
   id /= tiles_m;
-  const std::int64_t split = id % x.splits, batch = id / x.splits;
+  const auto splits = static_cast<unsigned>(x.splits);
+  const std::int64_t split = id % splits, batch = id / splits;
   const std::int64_t k_begin = split * x.split_k, k_end = min(x.k, k_begin + x.split_k);
   const T* const a = x.a.data + batch * x.a.batch;
   const T* const b = x.b.data + batch * x.b.batch;
