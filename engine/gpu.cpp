@@ -62,8 +62,11 @@ Gpu& Gpu::of(Device device) {
 
 std::string Gpu::why_not(Device device) { return trouble_with(device).text; }
 
+thread_local constinit Gpu* Gpu::current = nullptr;
+
 Gpu::Gpu(Device device, GpuApi*& api) : device_(device), api_(api) {
   check(api_->set_device(device.index), "set the device");
+  current = nullptr;  // whatever it was, it is another now
   check(api_->properties(device.index, &properties_), "read the device's properties");
   check(api_->create_stream(&stream_), "create a stream");
 }
@@ -87,8 +90,14 @@ void Gpu::check(int status, const char* what) {
       fmt::format("{}: {} at '{}', after op '{}'{}; expected success", text(device_), why, what, last_call_, place));
 }
 
+void Gpu::begin_slowly(const char* what) {
+  if (lost_ != 0) check(lost_, what);
+  check(api_->set_device(device_.index), "set the device");
+  current = this;
+}
+
 void* Gpu::allocate(std::size_t bytes) {
-  if (lost_ != 0) check(lost_, "allocate");
+  begin("allocate");
   void* data = nullptr;
   const int status = api_->allocate(&data, bytes, stream_);
   if (status != 0 && api_->is_out_of_memory(status)) return nullptr;
@@ -100,14 +109,14 @@ void Gpu::release(void* data) noexcept {
   if (lost_ == 0) api_->release(data, stream_);
 }
 
-void Gpu::wait_for_staging() {
-  check(api_->synchronize(stream_), "wait for copies");
+void Gpu::wait_for_staging(const char* what) {
+  check(api_->synchronize(stream_), what);
   staged_ = 0;
 }
 
 void Gpu::upload(void* to, const void* from, std::size_t bytes) {
   if (bytes == 0) return;
-  if (lost_ != 0) check(lost_, "copy to the device");
+  begin("copy to the device");
   if (bytes > kStagingBytes / 4) {
     check(api_->copy(to, from, bytes, GpuCopy::to_device, stream_), "copy to the device");
     check(api_->synchronize(stream_), "copy to the device");
@@ -118,25 +127,30 @@ void Gpu::upload(void* to, const void* from, std::size_t bytes) {
     check(api_->allocate_host(&memory, kStagingBytes), "allocate staging memory");
     staging_ = static_cast<char*>(memory);
   }
-  if (staged_ + bytes > kStagingBytes) wait_for_staging();
+  if (staged_ + bytes > kStagingBytes) wait_for_staging("wait for copies to the device");
   std::memcpy(staging_ + staged_, from, bytes);
   check(api_->copy(to, staging_ + staged_, bytes, GpuCopy::to_device, stream_), "copy to the device");
   staged_ += (bytes + 63) / 64 * 64;
 }
 
 void Gpu::download(void* to, const void* from, std::size_t bytes) {
-  if (lost_ != 0) check(lost_, "copy to the host");
+  begin("copy to the host");
   if (bytes != 0) check(api_->copy(to, from, bytes, GpuCopy::to_host, stream_), "copy to the host");
-  wait_for_staging();
+  wait_for_staging("copy to the host");
 }
 
 void Gpu::fill(void* to, int byte, std::size_t bytes) {
+  begin("fill");
   if (bytes != 0) check(api_->fill(to, byte, bytes, stream_), "fill");
 }
 
-void Gpu::synchronize() { wait_for_staging(); }
+void Gpu::synchronize() {
+  begin("synchronize");
+  wait_for_staging("synchronize");
+}
 
 void* Gpu::capture(const std::function<void()>& queue) {
+  begin("begin the capture of a step");
   check(api_->begin_capture(stream_), "begin the capture of a step");
   void* graph = nullptr;
   try {

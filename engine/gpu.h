@@ -45,15 +45,22 @@ class Gpu {
   /// Notes the call that is about to be launched: an error of the device comes later than its cause.
   void about_to_launch(std::string_view call) {
     last_call_ = call;
-    if (lost_ != 0) [[unlikely]]
-      check(lost_, "launch");
+    begin("launch");
   }
   /// Throws if a status is not 0: E-GPU-003 if the device is lost (and from then on for every call), else E-GPU-005.
   void check(int status, const char* what);
 
  private:
   Gpu(Device device, GpuApi*& api);
-  void wait_for_staging();
+  /// Before every call of the table: refuses a lost device, and makes this thread's current device this one.
+  void begin(const char* what) {
+    if (lost_ != 0 || current != this) [[unlikely]]
+      begin_slowly(what);
+  }
+  void begin_slowly(const char* what);
+  void wait_for_staging(const char* what);
+
+  static thread_local constinit Gpu* current;
 
   const Device device_;
   GpuApi*& api_;  // read at each call, so that tests can replace the table

@@ -99,52 +99,63 @@ void Allocator::give_to_system(Storage* storage) {
   std::free(storage);
 }
 
-Storage* Allocator::allocate(std::size_t bytes) {
-  const std::uint32_t size_class = size_class_of(bytes);
-  Storage* storage = nullptr;
-  {
-    const Lock lock(*this);
+// What is reserved stays within 6/5 of the peak in bytes of classes, which are at most 5/4 of the bytes asked for.
+void Allocator::give_back_for(std::size_t bytes) {
+  const std::size_t most = std::max(statistics_.peak, statistics_.in_use + bytes) / 5 * 6;
+  for (std::size_t size_class = free_.size(); size_class-- > 0;) {
     std::vector<Storage*>& free = free_[size_class];
-    if (!free.empty()) {
-      storage = free.back();
+    while (!free.empty()) {
+      if (statistics_.reserved + bytes <= most) return;
+      give_to_system(free.back());
       free.pop_back();
-    } else {
-      storage = take_from_system(exact_ ? bytes : class_bytes(size_class), size_class);
-      if (storage != nullptr && keep_all_) blocks_.push_back(storage);
-    }
-    if (storage != nullptr) {
-      ++statistics_.allocations;
-      ++statistics_.live;
-      statistics_.in_use += storage->bytes;
-      statistics_.peak = std::max(statistics_.peak, statistics_.in_use);
-      storage->references.store(1, std::memory_order_relaxed);
-      storage->version = 0;
-      return storage;
     }
   }
-  if (!keep_all_ && statistics().reserved > statistics().in_use) {  // give the cache back and try once more
-    release_cached();
-    const Lock lock(*this);
-    storage = take_from_system(exact_ ? bytes : class_bytes(size_class), size_class);
-    if (storage != nullptr) {
-      ++statistics_.allocations;
-      ++statistics_.live;
-      statistics_.in_use += storage->bytes;
-      statistics_.peak = std::max(statistics_.peak, statistics_.in_use);
-      storage->references.store(1, std::memory_order_relaxed);
-      return storage;
-    }
+}
+
+Storage* Allocator::try_to_allocate(std::size_t bytes) {
+  const std::uint32_t size_class = size_class_of(bytes);
+  const Lock lock(*this);
+  std::vector<Storage*>& free = free_[size_class];
+  Storage* storage = nullptr;
+  if (!free.empty()) {
+    storage = free.back();
+    free.pop_back();
+  } else {
+    const std::size_t wanted = exact_ ? bytes : class_bytes(size_class);
+    if (device_.type != DeviceType::cpu && !keep_all_) give_back_for(wanted);
+    storage = take_from_system(wanted, size_class);
+    if (storage == nullptr) return nullptr;
+    if (keep_all_) blocks_.push_back(storage);
   }
+  ++statistics_.allocations;
+  ++statistics_.live;
+  statistics_.in_use += storage->bytes;
+  statistics_.peak = std::max(statistics_.peak, statistics_.in_use);
+  storage->references.store(1, std::memory_order_relaxed);
+  storage->version = 0;
+  return storage;
+}
+
+Storage* Allocator::allocate(std::size_t bytes) {
+  if (Storage* const storage = try_to_allocate(bytes)) [[likely]]
+    return storage;
+  Allocator& shared = of(device_);
+  std::size_t given_back = release_cached();
+  if (&shared != this) given_back += shared.release_cached();
+  if (given_back != 0)
+    if (Storage* const storage = try_to_allocate(bytes)) return storage;
   constexpr double kMiB = 1024.0 * 1024.0;
-  const AllocatorStatistics s = statistics();
+  std::size_t in_use = statistics().in_use;
+  if (&shared != this) in_use += shared.statistics().in_use;
   const std::string path = ScopeName::path();
   const bool on_host = device_.type == DeviceType::cpu;
   throw Error(
       on_host ? "E-MEM-001" : "E-GPU-002", on_host ? Exit::memory : Exit::device,
-      fmt::format("{}: requested {:.1f} MiB, in use {:.1f} MiB, limit {}; in op of layer '{}'; try a smaller "
-                  "--batch-size",
-                  text(device_), static_cast<double>(bytes) / kMiB, static_cast<double>(s.in_use) / kMiB,
-                  limit_ == 0 ? "the system's" : fmt::format("{:.1f} MiB", static_cast<double>(limit_) / kMiB), path));
+      fmt::format("{}: requested {:.1f} MiB, in use {:.1f} MiB, limit {}; in an op {}; try a smaller --batch-size",
+                  text(device_), static_cast<double>(bytes) / kMiB, static_cast<double>(in_use) / kMiB,
+                  limit_ == 0 ? on_host ? "the system's" : "the device's"
+                              : fmt::format("{:.1f} MiB", static_cast<double>(limit_) / kMiB),
+                  path.empty() ? "outside of layers" : fmt::format("of layer '{}'", path)));
 }
 
 void Allocator::release(Storage* storage) {
@@ -173,13 +184,15 @@ void Allocator::reset_peak() {
   statistics_.peak = statistics_.in_use;
 }
 
-void Allocator::release_cached() {
-  if (keep_all_) return;
+std::size_t Allocator::release_cached() {
+  if (keep_all_) return 0;
   const Lock lock(*this);
+  const std::size_t before = statistics_.reserved;
   for (std::vector<Storage*>& list : free_) {
     for (Storage* storage : list) give_to_system(storage);
     list.clear();
   }
+  return before - statistics_.reserved;
 }
 
 void Allocator::set_limit(std::size_t bytes) {

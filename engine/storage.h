@@ -34,7 +34,8 @@ struct AllocatorStatistics {
 };
 
 /// Hands out blocks by size class and keeps released ones for reuse: a training step must not return memory to the
-/// system, where getting it back costs microseconds a page. Thread-safe.
+/// system, where getting it back costs microseconds a page. On a GPU, whose memory is scarcer, it keeps no more than
+/// makes 1.5 times the bytes that were live at once. Thread-safe.
 class Allocator {
  public:
   /// exact: every block is its own allocation of exactly the size asked for, freed on release (for checkers).
@@ -43,15 +44,15 @@ class Allocator {
   Allocator(const Allocator&) = delete;
   Allocator& operator=(const Allocator&) = delete;
 
-  /// A block with one reference. When the system, the device or the limit refuses it, cached blocks are given back and
-  /// it is tried once more; then E-MEM-001, on a GPU E-GPU-002.
+  /// A block with one reference. When the system, the device or the limit refuses it, cached blocks are given back,
+  /// those of the device's own allocator too, and it is tried once more; then E-MEM-001, on a GPU E-GPU-002.
   Storage* allocate(std::size_t bytes);
   void release(Storage* storage);
 
   AllocatorStatistics statistics() const;
   void reset_peak();
-  /// Gives cached free blocks back to the system.
-  void release_cached();
+  /// Gives cached free blocks back to the system; how many bytes.
+  std::size_t release_cached();
   /// No more than this many bytes reserved; 0 lifts the limit.
   void set_limit(std::size_t bytes);
   /// Writes `pattern` over every block that is not in `except`, live or free. For Step::verify.
@@ -67,6 +68,8 @@ class Allocator {
  private:
   friend class AllocatorScope;
   ~Allocator();
+  Storage* try_to_allocate(std::size_t bytes);
+  void give_back_for(std::size_t bytes);
   Storage* take_from_system(std::size_t bytes, std::uint32_t size_class);
   void give_to_system(Storage* storage);
 

@@ -83,7 +83,10 @@ int launch_graph(void* graph, void* stream) { return cudaGraphLaunch(as_graph(gr
 int destroy_graph(void* graph) { return cudaGraphExecDestroy(as_graph(graph)); }
 
 const char* error_name(int status) { return cudaGetErrorName(static_cast<cudaError_t>(status)); }
-const char* error_text(int status) { return cudaGetErrorString(static_cast<cudaError_t>(status)); }
+const char* error_text(int status) {
+  if (status == cudaErrorIllegalAddress) return "illegal address: a kernel accessed memory that is not its own";
+  return cudaGetErrorString(static_cast<cudaError_t>(status));
+}
 bool is_out_of_memory(int status) { return status == cudaErrorMemoryAllocation; }
 
 bool is_sticky(int status) {
