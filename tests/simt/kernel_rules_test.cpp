@@ -4,9 +4,13 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <cstdio>
 #include <filesystem>
 #include <fstream>
+#include <iterator>
 #include <regex>
+#include <set>
 #include <sstream>
 #include <string>
 #include <vector>
@@ -89,6 +93,42 @@ TEST(KernelRules, Are_kept_by_the_kernels) {
   EXPECT_THAT(breaches_in(fs::path(ADJOINT_SOURCE_DIR) / "kernels/cuda", &files), testing::IsEmpty());
   EXPECT_THAT(breaches_in(fs::path(ADJOINT_SOURCE_DIR) / "tests/simt/kernels", &files), testing::IsEmpty());
   EXPECT_GE(files, 7) << "the self-test kernels alone are seven files";
+}
+
+/// What stands in the parentheses of a macro, wherever the files of the folder use it.
+std::set<std::string> uses_of(const std::string& macro, const fs::path& folder, const std::string& extension) {
+  std::set<std::string> found;
+  const std::regex use("^" + macro + R"(\((\w+)\))");
+  for (const auto& entry : fs::directory_iterator(folder)) {
+    if (entry.path().extension() != extension) continue;
+    std::ifstream file(entry.path());
+    for (std::string line; std::getline(file, line);)
+      if (std::smatch match; std::regex_search(line, match, use)) found.insert(match[1]);
+  }
+  return found;
+}
+
+/// Of the second set, what is not in the first.
+std::vector<std::string> missing_from(const std::set<std::string>& have, const std::set<std::string>& wanted) {
+  std::vector<std::string> missing;
+  std::set_difference(wanted.begin(), wanted.end(), have.begin(), have.end(), std::back_inserter(missing));
+  return missing;
+}
+
+TEST(KernelRules, Every_call_of_a_contract_has_a_GPU_kernel) {
+  const fs::path kernels = fs::path(ADJOINT_SOURCE_DIR) / "kernels";
+  const std::set<std::string> calls = uses_of("ADJOINT_CPU_KERNEL", kernels, ".h");
+  const std::set<std::string> entered = uses_of("ADJOINT_GPU_KERNEL", kernels / "cuda", ".cu");
+  ASSERT_GE(calls.size(), 34u);
+  EXPECT_THAT(missing_from(calls, entered), testing::IsEmpty()) << "entered without a contract";
+  const std::vector<std::string> missing = missing_from(entered, calls);
+  for (const std::string& call : missing) std::printf("no GPU kernel yet: %s\n", call.c_str());
+  std::printf("%zu of %zu calls have a GPU kernel\n", calls.size() - missing.size(), calls.size());
+  // Those that are still to come, so that none is lost on the way; the list can only shrink.
+  EXPECT_THAT(missing, testing::IsSubsetOf({"ArgMax", "BinaryBackward", "BinaryForward", "Copy", "Dropout", "Fill",
+                                            "LstmBackward", "LstmForward", "MaxBackward", "RandomAdvance", "RandomFill",
+                                            "Reduce", "ScaleShift", "SoftmaxBackward", "SoftmaxForward",
+                                            "UnaryBackward", "UnaryForward"}));
 }
 
 TEST(KernelRules, Are_each_broken_by_a_planted_file) {
