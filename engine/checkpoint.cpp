@@ -91,4 +91,22 @@ std::map<std::string, std::string> load_model(const std::string& path, Module& m
   return file.header().metadata;
 }
 
+std::map<std::string, Tensor> read_parameters(const std::string& path, const LoadOptions& options) {
+  const SafetensorsFile file(path, options.hint);
+  std::map<std::string, Tensor> parameters;
+  for (const TensorInfo& info : file.header().tensors) {
+    for (const DType dtype : {DType::f64, DType::f32, DType::bf16}) {
+      if (info.dtype != file_dtype(dtype)) continue;
+      Shape shape;
+      for (const std::uint64_t extent : info.shape) shape.append(static_cast<std::int64_t>(extent));
+      Tensor host = Tensor::empty(shape, dtype, Device{});
+      const std::span<std::byte> bytes(host.data_as<std::byte>(), host.bytes());
+      file.read(info, bytes);
+      if (!options.allow_nonfinite) require_finite(path, info, bytes);
+      parameters.emplace(info.name, host);
+    }
+  }
+  return parameters;
+}
+
 }  // namespace adjoint

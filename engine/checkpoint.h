@@ -21,4 +21,8 @@ struct LoadOptions {
 /// fit: all of them listed) and E-CKPT-022 (not finite). Returns the file's metadata.
 std::map<std::string, std::string> load_model(const std::string& path, Module& model, const LoadOptions& options = {});
 
+/// The float tensors of a model file by name, on the host, for those who take parts of one. Throws what load_model
+/// throws but E-CKPT-019.
+std::map<std::string, Tensor> read_parameters(const std::string& path, const LoadOptions& options = {});
+
 }  // namespace adjoint

@@ -143,7 +143,13 @@ WeightAverage::WeightAverage(ParameterSet& parameters, double decay)
       average_(Tensor::empty_like(parameters.values())),
       step_(Tensor::zeros({static_cast<std::int64_t>(sizeof(std::int64_t))}, DType::u8, parameters.values().device())) {
   check(decay >= 0 && decay < 1, "decay of the average", decay, "a number in [0, 1)");
-  average_.copy_from(parameters.values());
+  restart();
+}
+
+void WeightAverage::restart() {
+  average_.copy_from(parameters_.values());
+  const std::byte zero[sizeof(std::int64_t)] = {};
+  step_.write(std::span<const std::byte>(zero));
 }
 
 void WeightAverage::update() {

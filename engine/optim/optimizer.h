@@ -89,6 +89,8 @@ class WeightAverage {
  public:
   /// decay in [0, 1): about 1 / (1 - decay) steps count. Starts from the parameters as they are.
   WeightAverage(ParameterSet& parameters, double decay);
+  /// Starts again from the parameters as they are now.
+  void restart();
   /// Takes the parameters of now into the average. After each step of the optimizer; may be recorded.
   void update();
   /// Exchanges the parameters and their average: once before what should see the average, once after.
