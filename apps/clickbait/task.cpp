@@ -69,6 +69,9 @@ void add_data_options(app::OptionTable& table) {
   table.add(app::text("positive", "LABEL", "the label whose precision, recall and F1 are reported", "clickbait"));
   table.add(app::flag("keep-case",
                       "do not lower-case; headlines' capital letters alone tell 96 % of the published data apart"));
+  table.add(app::real("validation", 0.1, 0, 0.9,
+                      "share of the texts by which training decides; 0: the last weights are kept"));
+  table.add(app::real("test", 0.1, 0.001, 0.9, "share of the texts by which the result is judged"));
   table.add(app::integer("min-count", 2, 1, 1'000'000, "tokens rarer than this in the training part are unknown"));
 }
 
@@ -94,7 +97,8 @@ data::Dataset dataset_of(const app::Settings& s, data::BadRows bad_rows) {
 }
 
 data::Split split_of(const app::Settings& s, const data::Dataset& dataset) {
-  return data::stratified_split(dataset.labels, 0.1, 0.1, static_cast<std::uint64_t>(s.integer("seed")));
+  return data::stratified_split(dataset.labels, s.real("validation"), s.real("test"),
+                                static_cast<std::uint64_t>(s.integer("seed")));
 }
 
 data::Tokenizer tokenizer_of(const app::Settings& s) { return {.keep_case = s.flag("keep-case")}; }
@@ -115,6 +119,37 @@ std::vector<std::int32_t> ids_of(const app::Settings& s, const data::Vocabulary&
   return ids;
 }
 
+Corpus corpus_of(const app::Settings& settings) {
+  data::Dataset dataset = dataset_of(settings);
+  data::Split split = split_of(settings, dataset);
+  const data::Tokenizer tokenizer = tokenizer_of(settings);
+  std::vector<std::vector<std::string>> tokens;
+  for (const std::string& text : dataset.texts) tokens.push_back(tokenizer.tokens(text));
+  data::Vocabulary vocabulary = vocabulary_of(settings, tokens, split.train);
+  std::vector<std::vector<std::int32_t>> ids;
+  for (const auto& t : tokens) ids.push_back(ids_of(settings, vocabulary, t));
+  const auto check = [&](const char* part, const std::vector<std::int64_t>& examples) {
+    ADJOINT_CHECK(!examples.empty() || settings.real(part) == 0, "E-DATA-001", Exit::data,
+                  fmt::format("{}: {} texts are too few for a {} part of {:g} %; expected more of each class",
+                              app::shortened(dataset.sources[0].path, 150), dataset.texts.size(), part,
+                              100 * settings.real(part)));
+  };
+  check("validation", split.validation);
+  check("test", split.test);
+  return {std::move(dataset), std::move(split), std::move(vocabulary), std::move(ids)};
+}
+
+std::string description(const Corpus& c) {
+  return fmt::format("{} training, {} validation and {} test texts, {} tokens in the vocabulary", c.split.train.size(),
+                     c.split.validation.size(), c.split.test.size(), c.vocabulary.size());
+}
+
+std::string class_lines(const std::vector<std::string>& classes) {
+  std::string text;
+  for (const std::string& c : classes) text += c + "\n";
+  return text;
+}
+
 std::unique_ptr<Classifier> model_of(const app::Settings& s, std::int64_t vocabulary, std::int64_t classes,
                                      Device device) {
   Generator random(static_cast<std::uint64_t>(s.integer("seed")), device);
@@ -133,11 +168,9 @@ std::unique_ptr<Classifier> model_of(const app::Settings& s, std::int64_t vocabu
        .hidden = s.integer("hidden"),
        .layers = s.integer("layers"),
        .bidirectional = s.flag("bidirectional"),
-       .pooling = chosen<Pooling>(s, "pooling",
-                                  {{"last", Pooling::last},
-                                   {"mean", Pooling::mean},
-                                   {"max", Pooling::max},
-                                   {"mean-max", Pooling::mean_max}}),
+       .pooling = chosen<Pooling>(
+           s, "pooling",
+           {{"last", Pooling::last}, {"mean", Pooling::mean}, {"max", Pooling::max}, {"mean-max", Pooling::mean_max}}),
        .heads = s.integer("heads"),
        .intermediate = s.integer("intermediate"),
        .max_length = s.integer("max-length"),
@@ -235,6 +268,10 @@ std::vector<std::vector<std::int64_t>> confusion_rows(const data::Confusion& con
 
 Run open_run(const app::OptionTable& train_table, const std::string& folder, Device device) {
   app::Settings settings = app::recorded_settings(train_table, folder);
+  ADJOINT_CHECK(settings.text("objective") != "lm", "E-CONF-009", Exit::usage,
+                fmt::format("{}: a language model, which cannot classify; expected a classifier's run; try 'clickbait "
+                            "train --init-from {}' first",
+                            app::shortened(folder, 120), app::shortened(folder, 120)));
   data::Vocabulary vocabulary = data::Vocabulary::read(folder + "/vocab.txt");
   std::vector<std::string> classes;
   data::read_lines(folder + "/classes.txt", {},

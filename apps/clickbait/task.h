@@ -25,7 +25,7 @@ void add_model_options(app::OptionTable& table);
 
 /// The texts that the options describe; the bundled sample if they name none. Throws E-IO-009 if it is not there.
 data::Dataset dataset_of(const app::Settings& settings, data::BadRows bad_rows = data::BadRows::error);
-/// The three parts of a data set, 80/10/10, by --seed.
+/// The three parts of a data set, of the shares --validation and --test, by --seed.
 data::Split split_of(const app::Settings& settings, const data::Dataset& dataset);
 data::Tokenizer tokenizer_of(const app::Settings& settings);
 /// Of the training part alone.
@@ -34,6 +34,22 @@ data::Vocabulary vocabulary_of(const app::Settings& settings, const std::vector<
 /// What the model reads: at most --max-length ids, for the transformer encoder with [CLS] in front.
 std::vector<std::int32_t> ids_of(const app::Settings& settings, const data::Vocabulary& vocabulary,
                                  const std::vector<std::string>& tokens);
+
+/// The texts of a run as ids, with what was learnt from its training part.
+struct Corpus {
+  data::Dataset dataset;
+  data::Split split;
+  data::Vocabulary vocabulary;
+  std::vector<std::vector<std::int32_t>> ids;
+
+  std::int64_t classes() const { return static_cast<std::int64_t>(dataset.classes.size()); }
+};
+
+Corpus corpus_of(const app::Settings& settings);
+/// "25600 training, 3200 validation and 3200 test texts, 11605 tokens in the vocabulary".
+std::string description(const Corpus& corpus);
+/// The contents of a run's classes.txt.
+std::string class_lines(const std::vector<std::string>& classes);
 
 /// The model, with weights drawn from --seed.
 std::unique_ptr<Classifier> model_of(const app::Settings& settings, std::int64_t vocabulary, std::int64_t classes,
@@ -77,6 +93,7 @@ struct Run {
   std::vector<std::string> classes;
   std::unique_ptr<Classifier> model;
 };
+/// Throws E-CONF-009 for a language model's run.
 Run open_run(const app::OptionTable& train_table, const std::string& folder, Device device);
 
 }  // namespace adjoint::clickbait

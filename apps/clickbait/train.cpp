@@ -1,20 +1,18 @@
 #include <fmt/format.h>
 
-#include <chrono>
+#include <filesystem>
 #include <nlohmann/json.hpp>
 #include <optional>
 
 #include "apps/clickbait/commands.h"
+#include "apps/clickbait/init_from.h"
+#include "apps/clickbait/language_model.h"
 #include "apps/clickbait/task.h"
 #include "apps/common/engine_options.h"
-#include "apps/common/profile.h"
-#include "apps/common/progress.h"
-#include "apps/common/run_folder.h"
 #include "apps/common/shared_options.h"
 #include "apps/common/signals.h"
 #include "apps/common/sweep.h"
-#include "apps/common/tensorboard.h"
-#include "apps/common/training_loop.h"
+#include "apps/common/training_run.h"
 #include "data/naive_bayes.h"
 #include "data/word_vectors.h"
 #include "engine/checkpoint.h"
@@ -24,32 +22,6 @@ namespace adjoint::clickbait {
 namespace {
 
 const std::vector<std::string> kMetrics{"accuracy", "precision", "recall", "f1", "macro_f1", "loss"};
-
-/// The texts of a run as ids, with what was learnt from its training part.
-struct Corpus {
-  data::Dataset dataset;
-  data::Split split;
-  data::Vocabulary vocabulary;
-  std::vector<std::vector<std::int32_t>> ids;
-
-  std::int64_t classes() const { return static_cast<std::int64_t>(dataset.classes.size()); }
-};
-
-Corpus corpus_of(const app::Settings& settings) {
-  data::Dataset dataset = dataset_of(settings);
-  data::Split split = split_of(settings, dataset);
-  const data::Tokenizer tokenizer = tokenizer_of(settings);
-  std::vector<std::vector<std::string>> tokens;
-  for (const std::string& text : dataset.texts) tokens.push_back(tokenizer.tokens(text));
-  data::Vocabulary vocabulary = vocabulary_of(settings, tokens, split.train);
-  std::vector<std::vector<std::int32_t>> ids;
-  for (const auto& t : tokens) ids.push_back(ids_of(settings, vocabulary, t));
-  ADJOINT_CHECK(!split.validation.empty() && !split.test.empty(), "E-DATA-001", Exit::data,
-                fmt::format("{} texts: too few for a validation and a test part of 10 % each; expected at least 10 of "
-                            "each class",
-                            dataset.texts.size()));
-  return {std::move(dataset), std::move(split), std::move(vocabulary), std::move(ids)};
-}
 
 /// A model with its data: what the training loop works on.
 class Training {
@@ -98,6 +70,10 @@ class Training {
     model_->set_training(false);
     return judge(*model_, corpus_.ids, corpus_.dataset.labels, corpus_.classes(), part, settings_.integer("max-length"),
                  device_);
+  }
+  /// After the parameters were set from elsewhere.
+  void restart_average() {
+    if (average_) average_->restart();
   }
   /// Calls f while the model has the weights that are judged and kept: their average, with --average.
   template <class F>
@@ -168,12 +144,6 @@ class Training {
   bool verified_ = false;
 };
 
-std::string class_lines(const std::vector<std::string>& classes) {
-  std::string text;
-  for (const std::string& c : classes) text += c + "\n";
-  return text;
-}
-
 std::string result_text(const app::Settings& settings, const Judgement& test, const data::Confusion& floor,
                         const std::vector<std::string>& classes) {
   const auto percent = [](double share) { return fmt::format("{:.2f} %", 100 * share); };
@@ -186,14 +156,6 @@ std::string result_text(const app::Settings& settings, const Judgement& test, co
   return fmt::format("On {} unseen texts (positive: {}):\n{}\n{}", test.confusion.total(), classes.back(), table.text(),
                      confusion_text(test.confusion, classes));
 }
-
-/// What a finished call says.
-struct Trained {
-  nlohmann::ordered_json report;
-  std::string text;
-  std::string profile;
-  int exit = 0;
-};
 
 /// The settings with the width of the word vectors as --embedding, so that the run can be opened without their file.
 app::Settings with_width(const app::Settings& settings, const std::optional<data::WordVectors>& vectors) {
@@ -211,29 +173,45 @@ void add_train_options(app::OptionTable& table) {
   add_data_options(table);
   add_model_options(table);
   table.group("Training");
+  table.add(app::choice("objective", "classify", {"classify", "lm"},
+                        "lm: a language model, which learns the next word of the training texts by the LSTM that "
+                        "--model lstm has; for --init-from"));
   table.add(app::choice("embedding-gradient", "dense", {"dense", "sparse"},
                         "sparse: a step updates the word vectors of its own words only, which is less work"));
   table.add(app::real("word-dropout", 0, 0, 0.99, "share of words that are unknown in training"));
   table.add(app::real("label-smoothing", 0, 0, 0.99, "share of the probability that is spread over all classes"));
   table.add(app::real("average", 0, 0, 0.99999,
                       "judge and keep an average of the weights over about 1 / (1 - X) steps, 0 for the last weights"));
-  app::add_shared(table, {"epochs",   "max-steps",    "max-time",      "batch-size", "optimizer", "lr",     "schedule",
-                          "warmup",   "weight-decay", "clip",          "early-stop", "require",   "config", "name",
-                          "out",      "dry-run",      "overfit-batch", "profile",    "seed",      "device", "threads",
-                          "progress", "color",        "quiet",         "json"});
+  app::add_shared(table, {"init-from", "epochs",   "max-steps",    "max-time",      "batch-size", "optimizer", "lr",
+                          "schedule",  "warmup",   "weight-decay", "clip",          "early-stop", "require",   "config",
+                          "name",      "out",      "dry-run",      "overfit-batch", "profile",    "seed",      "device",
+                          "threads",   "progress", "color",        "quiet",         "json"});
+  // The best of a sweep over validation parts of the published headlines: docs/headlines.md.
   table.defaults({{"dropout", 0.3},
-                  {"epochs", std::int64_t{8}},
+                  {"word-dropout", 0.3},
+                  {"average", 0.998},
+                  {"embedding", std::int64_t{128}},
+                  {"epochs", std::int64_t{12}},
                   {"batch-size", std::int64_t{64}},
                   {"lr", 2e-3},
                   {"clip", 1.0},
                   {"early-stop", std::int64_t{3}}});
 }
 
-Trained trained(const app::Settings& asked) {
+app::Trained trained(const app::Settings& asked) {
+  if (asked.text("objective") == "lm") return language_model_trained(asked);
   const Device device = app::device_of(asked);
   const std::vector<app::Requirement> requirements = app::parse_requirements(asked.list("require"), kMetrics);
-  ADJOINT_CHECK(!asked.flag("freeze-embeddings") || !asked.text("embeddings").empty(), "E-CLI-003", Exit::usage,
-                "--freeze-embeddings: no --embeddings FILE; expected word vectors that are worth keeping");
+  const auto both = [&](const char* one, const char* other) {
+    ADJOINT_CHECK(asked.text(one).empty() || asked.text(other).empty(), "E-CLI-004", Exit::usage,
+                  fmt::format("--{} and --{}: both give word vectors; expected one of them", one, other));
+  };
+  both("embeddings", "init-from");
+  ADJOINT_CHECK(
+      !asked.flag("freeze-embeddings") || !asked.text("embeddings").empty() || !asked.text("init-from").empty(),
+      "E-CLI-003", Exit::usage,
+      "--freeze-embeddings: no --embeddings FILE or --init-from RUN; expected word vectors that are worth "
+      "keeping");
   const Corpus corpus = corpus_of(asked);
   std::optional<data::WordVectors> vectors;
   if (!asked.text("embeddings").empty())
@@ -241,124 +219,91 @@ Trained trained(const app::Settings& asked) {
                                       static_cast<std::uint64_t>(asked.integer("seed")));
   const app::Settings settings = with_width(asked, vectors);
   Training training(settings, corpus, vectors, device);
-  const std::int64_t parameters = training.parameters().count();
-
-  app::LoopSetup setup = app::loop_setup(settings);
-  setup.steps_per_epoch = training.batches_per_epoch();
-  setup.watched = "f1";
-  const std::int64_t total = setup.max_steps > 0 ? std::min(setup.max_steps, setup.epochs * setup.steps_per_epoch)
-                                                 : setup.epochs * setup.steps_per_epoch;
-  const ScheduleOptions schedule = app::schedule_of(settings, total);
-
-  if (setup.dry_run) {
-    const app::StepResult first = training.step(0, scheduled_rate(schedule, 1));
-    const AllocatorStatistics memory = Allocator::of(device).statistics();
-    app::print_result(settings.config_json() + "\n");
-    app::print_result(
-        fmt::format("{} parameters, {} tokens in the vocabulary, {} training texts, {} validation texts, {} test "
-                    "texts, {} steps an "
-                    "epoch\none batch: loss {:.4f}, {} tokens, {:.1f} MiB reserved\n",
-                    parameters, corpus.vocabulary.size(), corpus.split.train.size(), corpus.split.validation.size(),
-                    corpus.split.test.size(), setup.steps_per_epoch, first.loss, first.tokens,
-                    static_cast<double>(memory.reserved) / (1024.0 * 1024.0)));
-    return {};
+  std::string source;
+  nlohmann::ordered_json taken;
+  if (!settings.text("init-from").empty()) {
+    const Taken from = take_weights(training.model(), corpus.vocabulary, settings.text("init-from"));
+    training.restart_average();
+    source = from.text();
+    taken = from.json();
   }
+  const bool validated = !corpus.split.validation.empty();
 
-  const std::string name = settings.text("name").empty() ? settings.text("model") : settings.text("name");
-  app::RunFolder run({.program = "clickbait", .name = name, .out = settings.text("out")});
-  run.write("config.json", settings.config_json());
-  run.write("vocab.txt", corpus.vocabulary.text());
-  run.write("classes.txt", class_lines(corpus.dataset.classes));
-  app::EventWriter events(run.path());
-  app::Progress progress =
-      app::Progress::on_stderr(settings.text("progress"), settings.text("color"), settings.flag("quiet"));
-  std::optional<app::Profile> profile;
-  if (settings.flag("profile")) profile.emplace();
-  progress.message(fmt::format("seed {}, {} parameters {}, {}, {} training texts, {} tokens in the vocabulary, run {}",
-                               settings.integer("seed"), parameters, app::place_text(settings, device),
-                               settings.text("model"), corpus.split.train.size(), corpus.vocabulary.size(),
-                               run.path()));
-  if (vectors)
-    progress.message(fmt::format("{}: vectors of {} numbers for {:.1f} % of the vocabulary",
-                                 settings.text("embeddings"), vectors->width, 100 * vectors->coverage()));
-
-  const auto started = std::chrono::steady_clock::now();
-  const app::LoopResult result = app::run_training(
-      setup,
-      {.begin_epoch = nullptr,
-       .train_step =
-           [&](const app::StepPlace& place, double rate) {
-             return training.step((place.epoch - 1) * setup.steps_per_epoch + place.batch, rate);
-           },
-       .learning_rate = [&](std::int64_t step) { return scheduled_rate(schedule, step); },
-       .evaluate =
-           [&] {
-             return training.with_kept_weights([&] { return training.judged(corpus.split.validation).metrics(); });
-           },
-       .keep_best =
-           [&](const app::LoopState&, const app::Metrics&) {
+  app::TrainingRun run(
+      settings, device,
+      {.program = "clickbait",
+       .name = settings.text("model"),
+       .description = fmt::format("{}, {}", settings.text("model"), description(corpus)),
+       .watched = "f1",
+       .parameters = training.parameters().count(),
+       .steps_per_epoch = training.batches_per_epoch(),
+       .step = [&](std::int64_t cursor, double rate) { return training.step(cursor, rate); },
+       .evaluate = validated ? std::function<app::Metrics()>([&] {
+         return training.with_kept_weights([&] { return training.judged(corpus.split.validation).metrics(); });
+       })
+                             : nullptr,
+       .save =
+           [&](const std::string& path) {
              training.with_kept_weights([&] {
-               save_model(run.file("model.safetensors"), training.model(),
+               save_model(path, training.model(),
                           {{"adjoint.config", settings.config_json()},
                            {"adjoint.program", "clickbait"},
                            {"adjoint.vocab_sha256", corpus.vocabulary.fingerprint()}});
              });
            },
-       .save = nullptr,
-       .explain_nonfinite = nullptr},
-      {.progress = &progress, .run = &run, .events = &events, .clock = nullptr, .stop = nullptr});
-  progress.finish();
-  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
+       .files = {{"vocab.txt", corpus.vocabulary.text()}, {"classes.txt", class_lines(corpus.dataset.classes)}}});
+  if (run.dry()) return {.text = *run.dry()};
+  if (vectors)
+    run.message(fmt::format("{}: vectors of {} numbers for {:.1f} % of the vocabulary", settings.text("embeddings"),
+                            vectors->width, 100 * vectors->coverage()));
+  if (!source.empty()) run.message(source);
+  run.train();
 
-  if (!result.state.best.empty()) load_model(run.file("model.safetensors"), training.model());
-  const Judgement test = training.judged(corpus.split.test);
-  const data::Confusion floor = data::NaiveBayes(corpus.ids, corpus.dataset.labels, corpus.split.train,
-                                                 corpus.vocabulary.size(), corpus.classes())
-                                    .evaluate(corpus.ids, corpus.dataset.labels, corpus.split.test);
-  nlohmann::ordered_json test_json = app::as_json(test.metrics());
-  test_json["confusion"] = confusion_rows(test.confusion);
-  const double epochs = static_cast<double>(result.state.step) / static_cast<double>(setup.steps_per_epoch);
+  const app::LoopResult& result = run.result();
   nlohmann::ordered_json report{{"app", "clickbait"},
                                 {"model", settings.text("model")},
                                 {"seed", settings.integer("seed")},
                                 {"device", text(device)},
-                                {"parameters", parameters},
-                                {"train_s", seconds},
-                                {"epoch_s", seconds / std::max(epochs, 1e-9)},
-                                {"steps", result.state.step},
-                                {"ending", app::name(result.ending)},
-                                {"classes", corpus.dataset.classes},
-                                {"val", app::as_json(result.state.best)},
-                                {"best_step", result.state.best_step},
-                                {"test", test_json},
-                                {"floor", {{"f1", floor.f1(corpus.classes() - 1)}}},
-                                {"first_loss", result.first_loss},
-                                {"last_loss", result.last_loss},
-                                {"run", run.path()}};
-  run.write_report(report);
-  Trained done{.report = std::move(report),
-               .text = result_text(settings, test, floor, corpus.dataset.classes) +
-                       fmt::format("{} parameters, {} steps, {:.1f} s\nRun: {}\n", parameters, result.state.step,
-                                   seconds, run.path()),
-               .exit = result.exit_code()};
-  if (profile) done.profile = profile->text();
-  const std::vector<std::string> missed = app::unmet(requirements, test.metrics());
-  for (const std::string& line : missed) progress.message(line);
-  if (done.exit == 0 && !missed.empty()) done.exit = static_cast<int>(Exit::requirement_not_met);
+                                {"parameters", training.parameters().count()},
+                                {"train_s", run.seconds()}};
+  report.update(run.summary());
+  if (!taken.is_null()) report["init_from"] = taken;
+  app::Trained done{.text = "", .profile = run.profile(), .exit = result.exit_code()};
+  if (settings.flag("overfit-batch")) {
+    done.text = fmt::format("loss {:.4f} at the first step, {:.4f} at the last\n", result.first_loss, result.last_loss);
+  } else {
+    std::error_code none;
+    if (std::filesystem::exists(run.weights(), none)) load_model(run.weights(), training.model());
+    const Judgement test = training.judged(corpus.split.test);
+    const data::Confusion floor = data::NaiveBayes(corpus.ids, corpus.dataset.labels, corpus.split.train,
+                                                   corpus.vocabulary.size(), corpus.classes())
+                                      .evaluate(corpus.ids, corpus.dataset.labels, corpus.split.test);
+    report["classes"] = corpus.dataset.classes;
+    report["val"] = app::as_json(result.state.best);
+    report["test"] = app::as_json(test.metrics());
+    report["test"]["confusion"] = confusion_rows(test.confusion);
+    report["floor"] = {{"accuracy", floor.accuracy()}, {"f1", floor.f1(corpus.classes() - 1)}};
+    done.text = result_text(settings, test, floor, corpus.dataset.classes);
+    for (const std::string& line : app::unmet(requirements, test.metrics())) {
+      run.message(line);
+      if (done.exit == 0) done.exit = static_cast<int>(Exit::requirement_not_met);
+    }
+  }
+  done.text += fmt::format("{} parameters, {} steps, {:.1f} s\nRun: {}\n", training.parameters().count(),
+                           result.state.step, run.seconds(), run.folder().path());
+  run.folder().write_report(report);
+  done.report = std::move(report);
   return done;
 }
 
 int train(const app::Settings& settings) {
   app::watch_stop_signals();
-  const Trained done = trained(settings);
-  app::print_result(settings.flag("json") && !done.report.is_null() ? app::json_text(done.report) + "\n" : done.text);
-  app::print_result(done.profile);
-  return done.exit;
+  return app::print_trained(settings, trained(settings));
 }
 
 int sweep(const app::Settings& settings, const app::OptionTable& train_table) {
   return app::run_sweep(settings, {.train_table = train_table,
-                                   .metric = "f1",
+                                   .metric = settings.text("objective") == "lm" ? "perplexity" : "f1",
                                    .check = [](const app::Settings& point) { model_of(point, 8, 2, Device{}); },
                                    .train = [](const app::Settings& run) { return trained(run).report; }});
 }

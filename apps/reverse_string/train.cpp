@@ -1,19 +1,14 @@
 #include <fmt/format.h>
 
-#include <chrono>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <optional>
 
 #include "apps/common/engine_options.h"
-#include "apps/common/profile.h"
-#include "apps/common/progress.h"
-#include "apps/common/run_folder.h"
 #include "apps/common/shared_options.h"
 #include "apps/common/signals.h"
 #include "apps/common/sweep.h"
-#include "apps/common/tensorboard.h"
-#include "apps/common/training_loop.h"
+#include "apps/common/training_run.h"
 #include "apps/reverse_string/commands.h"
 #include "apps/reverse_string/task.h"
 #include "engine/checkpoint.h"
@@ -117,14 +112,6 @@ nlohmann::ordered_json read_report(const std::string& folder) {
   return report;
 }
 
-/// What a finished call says.
-struct Trained {
-  nlohmann::ordered_json report;
-  std::string text;
-  std::string profile;
-  int exit = 0;
-};
-
 }  // namespace
 
 void add_train_options(app::OptionTable& table) {
@@ -155,94 +142,46 @@ void add_train_options(app::OptionTable& table) {
                                {"select", std::string("last")}});
 }
 
-Trained trained(const app::Settings& settings) {
+app::Trained trained(const app::Settings& settings) {
   const Device device = app::device_of(settings);
   Training training(settings, device);
-  const std::int64_t parameters = training.parameters().count();
-
-  app::LoopSetup setup = app::loop_setup(settings);
-  setup.steps_per_epoch = training.batches_per_epoch();
-  setup.watched = "exact_match";
-  setup.requirements = app::parse_requirements(settings.list("require"), kMetrics);
-  const std::int64_t total = setup.max_steps > 0 ? std::min(setup.max_steps, setup.epochs * setup.steps_per_epoch)
-                                                 : setup.epochs * setup.steps_per_epoch;
-  const ScheduleOptions schedule = app::schedule_of(settings, total);
-
-  if (setup.dry_run) {
-    const app::StepResult first = training.step(0, scheduled_rate(schedule, 1));
-    const AllocatorStatistics memory = Allocator::of(device).statistics();
-    app::print_result(settings.config_json() + "\n");
-    app::print_result(fmt::format(
-        "{} parameters, {} training strings, {} validation strings, {} steps an epoch\n"
-        "one batch: loss {:.4f}, {} tokens, {:.1f} MiB reserved\n",
-        parameters, training.strings().train.size(), training.strings().validation.size(), setup.steps_per_epoch,
-        first.loss, first.tokens, static_cast<double>(memory.reserved) / (1024.0 * 1024.0)));
-    return {};
-  }
-
-  std::string name = settings.text("name");
-  if (name.empty())
-    name = fmt::format("{}{}", settings.text("attention"), settings.flag("bidirectional") ? "-bidirectional" : "");
-  app::RunFolder run({.program = "reverse_string", .name = name, .out = settings.text("out")});
-  run.write("config.json", settings.config_json());
-  app::EventWriter events(run.path());
-  app::Progress progress =
-      app::Progress::on_stderr(settings.text("progress"), settings.text("color"), settings.flag("quiet"));
-  std::optional<app::Profile> profile;
-  if (settings.flag("profile")) profile.emplace();
-  progress.message(fmt::format("seed {}, {} parameters {}, {}, {} strings of {} letters, run {}",
-                               settings.integer("seed"), parameters, app::place_text(settings, device),
-                               description(settings), training.strings().train.size(),
-                               training.strings().alphabet.letters().size(), run.path()));
-
-  const auto save = [&] {
-    save_model(run.file("model.safetensors"), training.model(),
-               {{"adjoint.config", settings.config_json()}, {"adjoint.program", "reverse_string"}});
-  };
   const bool keep_best = settings.text("select") == "best";
-  const auto started = std::chrono::steady_clock::now();
-  const app::LoopResult result =
-      app::run_training(setup,
-                        {.begin_epoch = nullptr,
-                         .train_step =
-                             [&](const app::StepPlace& place, double rate) {
-                               return training.step((place.epoch - 1) * setup.steps_per_epoch + place.batch, rate);
-                             },
-                         .learning_rate = [&](std::int64_t step) { return scheduled_rate(schedule, step); },
-                         .evaluate = [&] { return training.evaluate_now(); },
-                         .keep_best =
-                             [&](const app::LoopState&, const app::Metrics&) {
-                               if (keep_best) save();
-                             },
-                         .save =
-                             [&](const app::LoopState&) {
-                               if (!keep_best) save();
-                             },
-                         .explain_nonfinite = nullptr},
-                        {.progress = &progress, .run = &run, .events = &events, .clock = nullptr, .stop = nullptr});
-  progress.finish();
-  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
+  app::TrainingRun run(
+      settings, device,
+      {.program = "reverse_string",
+       .name = fmt::format("{}{}", settings.text("attention"), settings.flag("bidirectional") ? "-bidirectional" : ""),
+       .description = fmt::format("{}, {} training strings, {} validation strings of {} letters", description(settings),
+                                  training.strings().train.size(), training.strings().validation.size(),
+                                  training.strings().alphabet.letters().size()),
+       .watched = "exact_match",
+       .parameters = training.parameters().count(),
+       .steps_per_epoch = training.batches_per_epoch(),
+       .step = [&](std::int64_t cursor, double rate) { return training.step(cursor, rate); },
+       .evaluate = [&] { return training.evaluate_now(); },
+       .save =
+           [&](const std::string& path) {
+             save_model(path, training.model(),
+                        {{"adjoint.config", settings.config_json()}, {"adjoint.program", "reverse_string"}});
+           },
+       .keep_best = keep_best,
+       .requirements = app::parse_requirements(settings.list("require"), kMetrics)});
+  if (run.dry()) return {.text = *run.dry()};
+  run.train();
 
+  const app::LoopResult& result = run.result();
   const app::Metrics& val = keep_best && !result.state.best.empty() ? result.state.best : result.last;
-  const double epochs = static_cast<double>(result.state.step) / static_cast<double>(setup.steps_per_epoch);
   nlohmann::ordered_json report{{"app", "reverse_string"},
                                 {"model", description(settings)},
                                 {"seed", settings.integer("seed")},
                                 {"device", text(device)},
-                                {"parameters", parameters},
-                                {"steps", result.state.step},
-                                {"elapsed_s", seconds},
-                                {"epoch_s", seconds / std::max(epochs, 1e-9)},
-                                {"steps_per_s", static_cast<double>(result.state.step) / seconds},
-                                {"ending", app::name(result.ending)},
+                                {"parameters", training.parameters().count()},
+                                {"elapsed_s", run.seconds()},
+                                {"steps_per_s", static_cast<double>(result.state.step) / run.seconds()},
                                 {"val", app::as_json(val)},
-                                {"last", app::as_json(result.last)},
-                                {"best_step", result.state.best_step},
-                                {"first_loss", result.first_loss},
-                                {"last_loss", result.last_loss},
-                                {"run", run.path()}};
-  run.write_report(report);
-  Trained done{.report = report, .text = "", .profile = profile ? profile->text() : "", .exit = result.exit_code()};
+                                {"last", app::as_json(result.last)}};
+  report.update(run.summary());
+  run.folder().write_report(report);
+  app::Trained done{.report = report, .text = "", .profile = run.profile(), .exit = result.exit_code()};
   if (!val.empty()) {
     app::Table table({"model", "token accuracy", "exact match", "loss", "parameters", "steps", "time"});
     if (const std::string& beside = settings.text("beside"); !beside.empty()) {
@@ -254,17 +193,14 @@ Trained trained(const app::Settings& settings) {
   } else {
     done.text = fmt::format("loss {:.4f} at the first step, {:.4f} at the last\n", result.first_loss, result.last_loss);
   }
-  done.text += fmt::format("Run: {}\n", run.path());
-  for (const std::string& line : result.unmet) progress.message(line);
+  done.text += fmt::format("Run: {}\n", run.folder().path());
+  for (const std::string& line : result.unmet) run.message(line);
   return done;
 }
 
 int train(const app::Settings& settings) {
   app::watch_stop_signals();
-  const Trained done = trained(settings);
-  app::print_result(settings.flag("json") && !done.report.is_null() ? app::json_text(done.report) + "\n" : done.text);
-  app::print_result(done.profile);
-  return done.exit;
+  return app::print_trained(settings, trained(settings));
 }
 
 int sweep(const app::Settings& settings, const app::OptionTable& train_table) {
