@@ -66,6 +66,11 @@ void add_data_options(app::OptionTable& table) {
   table.add(app::text("columns", "NAME,NAME", "names of the columns of a table that has no header row"));
   table.add(app::text("text-column", "NAME", "the column of a table with the texts", "text"));
   table.add(app::text("label-column", "NAME", "the column of a table with the labels", "label"));
+  table.add(app::text("classes", "NAME,NAME", "the labels that a table may hold; those that occur if not given"));
+  table.add(
+      app::choice("on-bad-row", "error", {"error", "skip"}, "what a bad row is; more than 1 % of them is an error"));
+  table.add(app::integer("max-inflated", std::int64_t{1} << 34, 1, INT64_MAX,
+                         "largest size of a gzip file's text, in bytes"));
   table.add(app::text("positive", "LABEL", "the label whose precision, recall and F1 are reported", "clickbait"));
   table.add(app::flag("keep-case",
                       "do not lower-case; headlines' capital letters alone tell 96 % of the published data apart"));
@@ -92,8 +97,10 @@ data::Dataset dataset_of(const app::Settings& s, data::BadRows bad_rows) {
                             {.text_column = s.text("text-column"),
                              .label_column = s.text("label-column"),
                              .columns = split_names(s.text("columns")),
+                             .classes = split_names(s.text("classes")),
                              .positive = s.text("positive"),
-                             .read = {.on_bad_row = bad_rows}});
+                             .read = {.on_bad_row = s.text("on-bad-row") == "skip" ? data::BadRows::skip : bad_rows,
+                                      .max_inflated = static_cast<std::uint64_t>(s.integer("max-inflated"))}});
 }
 
 data::Split split_of(const app::Settings& s, const data::Dataset& dataset) {
