@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <filesystem>
+#include <nlohmann/json.hpp>
 #include <numeric>
 
 #include "apps/common/config_file.h"
@@ -249,6 +250,28 @@ Judgement judge(const Classifier& model, const std::vector<std::vector<std::int3
     j.loss -= std::log(std::max(p, 1e-30)) / static_cast<double>(chosen.size());  // f32 may round p to 0
   }
   return j;
+}
+
+nlohmann::ordered_json worst_errors(const Judgement& judgement, const data::Dataset& dataset,
+                                    std::span<const std::int64_t> chosen) {
+  constexpr std::size_t kWorstKept = 20;
+  std::vector<std::pair<double, std::size_t>> errors;  // probability of the truth, place in `chosen`
+  const auto truth = [&](std::size_t i) {
+    return static_cast<std::size_t>(dataset.labels[static_cast<std::size_t>(chosen[i])]);
+  };
+  for (std::size_t i = 0; i < chosen.size(); ++i) {
+    const std::vector<double>& p = judgement.probabilities[i];
+    if (static_cast<std::size_t>(most_likely(p)) != truth(i)) errors.emplace_back(p[truth(i)], i);
+  }
+  std::sort(errors.begin(), errors.end());
+  errors.resize(std::min(errors.size(), kWorstKept));
+  nlohmann::ordered_json worst = nlohmann::ordered_json::array();
+  for (const auto& [probability, i] : errors)
+    worst.push_back({{"truth", dataset.classes[truth(i)]},
+                     {"predicted", dataset.classes[static_cast<std::size_t>(most_likely(judgement.probabilities[i]))]},
+                     {"probability", probability},
+                     {"text", dataset.texts[static_cast<std::size_t>(chosen[i])]}});
+  return worst;
 }
 
 std::string confusion_text(const data::Confusion& confusion, const std::vector<std::string>& classes) {

@@ -2,6 +2,7 @@
 // The classification task: its options, its data as ids, its model, and how well the model does.
 
 #include <memory>
+#include <nlohmann/json_fwd.hpp>
 #include <optional>
 #include <span>
 #include <string>
@@ -80,6 +81,10 @@ struct Judgement {
 Judgement judge(const Classifier& model, const std::vector<std::vector<std::int32_t>>& ids,
                 const std::vector<std::int32_t>& labels, std::int64_t classes, std::span<const std::int64_t> chosen,
                 std::int64_t max_length, Device device);
+
+/// The wrong answers of which the model was surest, [{truth, predicted, probability of the truth, text}].
+nlohmann::ordered_json worst_errors(const Judgement& judgement, const data::Dataset& dataset,
+                                    std::span<const std::int64_t> chosen);
 
 /// The confusion matrix as lines of text, and as rows of numbers.
 std::string confusion_text(const data::Confusion& confusion, const std::vector<std::string>& classes);

@@ -282,6 +282,7 @@ app::Trained trained(const app::Settings& asked) {
     report["val"] = app::as_json(result.state.best);
     report["test"] = app::as_json(test.metrics());
     report["test"]["confusion"] = confusion_rows(test.confusion);
+    report["errors"] = worst_errors(test, corpus.dataset, corpus.split.test);
     report["floor"] = {{"accuracy", floor.accuracy()}, {"f1", floor.f1(corpus.classes() - 1)}};
     done.text = result_text(settings, test, floor, corpus.dataset.classes);
     for (const std::string& line : app::unmet(requirements, test.metrics())) {

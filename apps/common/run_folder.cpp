@@ -12,6 +12,7 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
+#include "apps/common/report_page.h"
 #include "apps/common/terminal.h"
 #include "kernels/base/error.h"
 
@@ -96,6 +97,7 @@ void RunFolder::Lock::take(const std::string& folder) {
 
 void RunFolder::write_report(const nlohmann::ordered_json& report) {
   write("report.json", json_text(report, 2) + "\n");
+  write("report.html", report_page(path_, report));
 }
 
 void RunFolder::log(std::string_view line) {

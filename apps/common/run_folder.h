@@ -47,6 +47,7 @@ class RunFolder {
   std::string file(std::string_view name) const { return path_ + "/" + std::string(name); }
   /// Writes a file of the run, all or nothing.
   void write(std::string_view name, std::string_view content) { write_file(file(name), content); }
+  /// report.json and, for people, report.html.
   void write_report(const nlohmann::ordered_json& report);
   /// A line of train.log, with the time.
   void log(std::string_view line);

@@ -6,9 +6,9 @@
 #include <cmath>
 
 #include "apps/common/metrics.h"
+#include "apps/common/page.h"
 #include "apps/common/sweep.h"
 #include "apps/common/terminal.h"
-#include "data/sha256.h"
 
 namespace adjoint::app {
 namespace {
@@ -20,34 +20,7 @@ constexpr const char* kStyle =
     "text-anchor:end}.middle{text-anchor:middle}line{stroke:currentColor;stroke-opacity:.25}.spread{stroke:#2a6fb0;"
     "stroke-opacity:1;stroke-width:2}circle{fill:#2a6fb0}.run{fill-opacity:.35}";
 
-/// SHA-256 as a content security policy spells it.
-std::string style_hash() {
-  static constexpr char kDigits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-  const std::string hex = data::sha256(kStyle);
-  std::string out;
-  for (std::size_t i = 0; i < hex.size(); i += 6) {  // 24 bits are 6 hexadecimal digits or 4 of base 64
-    const std::string part = hex.substr(i, 6);
-    const unsigned long bits = std::stoul(part, nullptr, 16) << (4 * (6 - part.size()));
-    for (int k = 3; k >= 0; --k) out += kDigits[bits >> (6 * k) & 63];
-    if (part.size() < 6) out.back() = '=';  // 32 bytes leave 16 bits: three digits
-  }
-  return out;
-}
-
-std::string escaped(const std::string& text) {
-  std::string out;
-  for (const char c : printable(text)) {
-    switch (c) {
-      case '&': out += "&amp;"; break;
-      case '<': out += "&lt;"; break;
-      case '>': out += "&gt;"; break;
-      case '"': out += "&quot;"; break;
-      case '\'': out += "&#39;"; break;
-      default: out += c;
-    }
-  }
-  return out;
-}
+std::string escaped(const std::string& text) { return html_escaped(printable(text)); }
 
 std::string name_of(const SweepResult& result, const SweepPoint& point) {
   std::string name;
@@ -186,7 +159,7 @@ std::string sweep_page(const SweepResult& result, const std::string& title) {
       "content=\"default-src 'none'; style-src 'sha256-{}'; base-uri 'none'; form-action 'none'\"><meta "
       "name=\"viewport\" content=\"width=device-width\"><title>{}</title><style>{}</style></head>\n<body><h1>{}</h1>\n"
       "<p>{} on the validation part, {} runs a point; {} is better.</p>\n{}{}{}</body></html>\n",
-      style_hash(), escaped(title), kStyle, escaped(title), escaped(result.metric), result.seeds,
+      policy_hash(kStyle), escaped(title), kStyle, escaped(title), escaped(result.metric), result.seeds,
       higher_is_better(result.metric) ? "higher" : "lower", ranking(result), cost(result), table(result));
 }
 
