@@ -7,6 +7,7 @@
 #include <numeric>
 
 #include "apps/common/config_file.h"
+#include "data/metrics.h"
 #include "engine/checkpoint.h"
 
 namespace adjoint::reverse_string {
@@ -154,12 +155,17 @@ app::Metrics evaluate(const Seq2Seq& model, const data::ReversalAlphabet& alphab
     loss += cross_entropy(logits, batch.target_out, data::ReversalBatches::kIgnore).item() *
             static_cast<double>(batch.tokens);
   });
-  const std::vector<std::string> reversed = reverse(model, alphabet, strings);
-  std::int64_t exact = 0;
-  for (std::size_t i = 0; i < strings.size(); ++i)
-    exact += std::equal(strings[i].rbegin(), strings[i].rend(), reversed[i].begin(), reversed[i].end()) ? 1 : 0;
+  data::TokenSequences written, wanted;  // a token is a letter
+  const auto letters = [](auto begin, auto end) {
+    std::vector<std::string> tokens;
+    for (; begin != end; ++begin) tokens.emplace_back(1, *begin);
+    return tokens;
+  };
+  for (const std::string& s : reverse(model, alphabet, strings)) written.push_back(letters(s.begin(), s.end()));
+  for (const std::string& s : strings) wanted.push_back(letters(s.rbegin(), s.rend()));
   return {{"token_accuracy", static_cast<double>(right) / static_cast<double>(tokens)},
-          {"exact_match", static_cast<double>(exact) / static_cast<double>(strings.size())},
+          {"exact_match", data::exact_match(written, wanted)},
+          {"bleu4", data::bleu4(written, wanted)},
           {"loss", loss / static_cast<double>(tokens)}};
 }
 

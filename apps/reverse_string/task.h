@@ -42,7 +42,8 @@ struct Alignment {
 };
 Alignment align(const Seq2Seq& model, const data::ReversalAlphabet& alphabet, const std::string& text);
 
-/// token_accuracy (teacher forcing, with </s>), exact_match (greedy) and loss over the strings.
+/// token_accuracy (teacher forcing, with </s>), exact_match (greedy), bleu4 (greedy; corpus, no smoothing, a
+/// token is a letter) and loss over the strings.
 app::Metrics evaluate(const Seq2Seq& model, const data::ReversalAlphabet& alphabet,
                       const std::vector<std::string>& strings);
 /// Share of letters whose largest weight lies on the mirrored source position.

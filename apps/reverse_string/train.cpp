@@ -17,7 +17,7 @@
 namespace adjoint::reverse_string {
 namespace {
 
-const std::vector<std::string> kMetrics{"token_accuracy", "exact_match", "loss"};
+const std::vector<std::string> kMetrics{"token_accuracy", "exact_match", "bleu4", "loss"};
 
 std::string description(const app::Settings& s) {
   return fmt::format("attention {}{}", s.text("attention"), s.flag("bidirectional") ? ", bidirectional" : "");
@@ -58,6 +58,19 @@ class Training {
     return result;
   }
 
+  /// What the model makes of the first unseen strings.
+  nlohmann::ordered_json examples() const {
+    constexpr std::size_t kShown = 20;
+    const std::vector<std::string>& all = strings_.validation;
+    const std::vector<std::string> shown(all.begin(),
+                                         all.begin() + static_cast<std::ptrdiff_t>(std::min(kShown, all.size())));
+    const std::vector<std::string> written = reverse(*model_, strings_.alphabet, shown);
+    nlohmann::ordered_json list = nlohmann::ordered_json::array();
+    for (std::size_t i = 0; i < shown.size(); ++i)
+      list.push_back(
+          {{"input", shown[i]}, {"output", written[i]}, {"expected", std::string(shown[i].rbegin(), shown[i].rend())}});
+    return list;
+  }
   app::Metrics evaluate_now() const { return evaluate(*model_, strings_.alphabet, strings_.validation); }
 
  private:
@@ -98,6 +111,7 @@ std::vector<std::string> table_row(const std::string& model, const nlohmann::ord
   return {model,
           percent("token_accuracy"),
           percent("exact_match"),
+          report["val"].contains("bleu4") ? percent("bleu4") : "",
           fmt::format("{:.4f}", report["val"]["loss"].get<double>()),
           report["parameters"].dump(),
           report["steps"].dump(),
@@ -180,10 +194,13 @@ app::Trained trained(const app::Settings& settings) {
                                 {"val", app::as_json(val)},
                                 {"last", app::as_json(result.last)}};
   report.update(run.summary());
+  if (keep_best && !result.state.best.empty()) load_model(run.weights(), training.model());
+  report["examples"] = training.examples();
   run.folder().write_report(report);
   app::Trained done{.report = report, .text = "", .profile = run.profile(), .exit = result.exit_code()};
   if (!val.empty()) {
-    app::Table table({"model", "token accuracy", "exact match", "loss", "parameters", "steps", "time"});
+    app::Table table(
+        {"model", "token accuracy", "exact match", "BLEU-4 (letters)", "loss", "parameters", "steps", "time"});
     if (const std::string& beside = settings.text("beside"); !beside.empty()) {
       const nlohmann::ordered_json other = read_report(beside);
       table.add(table_row(other["model"].get<std::string>(), other));
