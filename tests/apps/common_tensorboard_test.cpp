@@ -93,8 +93,10 @@ TEST(Png, Holds_the_pixels) {
 }
 
 TEST(EventWriter, Is_understood_by_TensorBoard) {
-  if (std::system("python3 -c 'import tensorboard' 2>/dev/null") != 0)
-    GTEST_SKIP() << "python3 has no tensorboard here: pip install tensorboard to run this test";
+  const char* venv = std::getenv("ADJOINT_PEERS_VENV");
+  const std::string python = venv != nullptr ? std::string(venv) + "/bin/python3" : "python3";
+  if (std::system((python + " -c 'import tensorboard' 2>/dev/null").c_str()) != 0)
+    GTEST_SKIP() << python << " has no tensorboard here: set ADJOINT_PEERS_VENV to an environment that has it";
   TempFolder folder;
   {
     EventWriter writer(folder.path());
@@ -110,7 +112,7 @@ assert [(e.step, e.value) for e in a.Scalars("train/loss")] == [(1, 0.5), (2, 0.
 i = a.Images("attention")[0]
 assert (i.step, i.width, i.height, i.encoded_image_string[:4]) == (2, 12, 8, b"\x89PNG")
 )");
-  EXPECT_EQ(std::system(("python3 " + folder.file("read.py") + " " + folder.path()).c_str()), 0);
+  EXPECT_EQ(std::system((python + " " + folder.file("read.py") + " " + folder.path()).c_str()), 0);
 }
 
 }  // namespace
