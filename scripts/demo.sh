@@ -17,6 +17,7 @@ echo "With attention:"
 $program train --attention dot --out "$run/dot" --beside "$run/none" --require 'exact_match>=0.995'
 echo
 echo "Where it looks while it writes:"
-$program attention --run "$run/dot" hgfedcbaab
+$program attention --run "$run/dot" --format text hgfedcbaab
 echo
 echo "Try it: $program predict --run $run/dot abcdefgh"
+echo "The attention page, for a browser: $($program attention --run "$run/dot" hgfedcbaab abcdefgh)"

@@ -16,6 +16,9 @@ int evaluate(const app::Settings& settings, const app::OptionTable& train_table)
 void add_predict_options(app::OptionTable& table);
 int predict(const app::Settings& settings, const app::OptionTable& train_table);
 
+void add_attention_options(app::OptionTable& table);
+int attention(const app::Settings& settings, const app::OptionTable& train_table);
+
 void add_review_options(app::OptionTable& table);
 int review(const app::Settings& settings);
 

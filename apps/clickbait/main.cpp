@@ -32,6 +32,12 @@ int main(int argc, char** argv) {
         {"clickbait predict runs/mine \"10 Things You Did Not Know\"", "clickbait predict runs/mine < headlines.txt",
          "clickbait predict runs/mine --json \"A headline\""});
     clickbait::add_predict_options(predict);
+    app::OptionTable& attention =
+        line.command("attention", "Show where a trained classifier looks.",
+                     {"clickbait attention runs/mine \"You Won't Believe This\"",
+                      "clickbait attention runs/mine \"A headline\" \"Another\" --out page.html",
+                      "clickbait attention runs/mine \"A headline\" --format json"});
+    clickbait::add_attention_options(attention);
     app::OptionTable& review = line.command(
         "data review", "Show what a data set holds.",
         {"clickbait data review FOLDER", "clickbait data review texts.csv", "clickbait data review FOLDER --json"});
@@ -46,6 +52,7 @@ int main(int argc, char** argv) {
     if (call.command() == "sweep") return clickbait::sweep(call.settings, train);
     if (call.command() == "eval") return clickbait::evaluate(call.settings, train);
     if (call.command() == "predict") return clickbait::predict(call.settings, train);
+    if (call.command() == "attention") return clickbait::attention(call.settings, train);
     return clickbait::review(call.settings);
   });
 }

@@ -5,6 +5,7 @@
 #include <iostream>
 #include <nlohmann/json.hpp>
 
+#include "apps/common/attention_page.h"
 #include "apps/common/engine_options.h"
 #include "apps/common/shared_options.h"
 #include "apps/common/terminal.h"
@@ -59,28 +60,26 @@ int predict(const app::Settings& settings, const app::OptionTable& train_table) 
 }
 
 void add_attention_options(app::OptionTable& table) {
-  table.arguments({.placeholder = "STRING", .min = 1, .max = 1, .help = "the string to reverse"});
-  add_common(table);
+  table.arguments({.placeholder = "STRING...", .min = 1, .max = 64, .help = "the strings to reverse"});
+  app::add_attention_output(table);
+  table.group("Run");
+  table.add(app::path("run", "DIR", "folder of the trained run; the newest one if not given"));
+  app::add_shared(table, {"device", "threads", "color"});
 }
 
 int attention(const app::Settings& settings, const app::OptionTable& train_table) {
   const Device device = app::device_of(settings);
   const Run run = open_run(train_table, settings.text("run"), device);
-  const Alignment a = align(*run.model, run.alphabet, settings.arguments()[0]);
-  if (settings.flag("json")) {
-    nlohmann::ordered_json weights = nlohmann::ordered_json::array();
-    for (std::size_t r = 0; r < a.rows.size(); ++r) {
-      weights.push_back(
-          std::vector<float>(a.weights.begin() + static_cast<std::ptrdiff_t>(r * a.columns.size()),
-                             a.weights.begin() + static_cast<std::ptrdiff_t>((r + 1) * a.columns.size())));
-    }
-    app::print_result(
-        app::json_text(nlohmann::ordered_json{{"rows", a.rows}, {"columns", a.columns}, {"weights", weights}}) + "\n");
-    return 0;
+  std::vector<app::AttentionExample> examples;
+  for (const std::string& text : settings.arguments()) {
+    const Alignment a = align(*run.model, run.alphabet, text);
+    examples.push_back(
+        {.text = text,
+         .predicted = reverse(*run.model, run.alphabet, {text})[0],
+         .probability = std::nullopt,
+         .views = {{"Cross", a.rows, a.columns, 1, 1, std::vector<double>(a.weights.begin(), a.weights.end())}}});
   }
-  app::print_result(
-      fmt::format("rows: what is written, columns: what is read ({})\n", run.folder) +
-      app::heat_map_text({a.rows, a.columns, a.weights}, app::detect_terminal(1, settings.text("color"))));
+  app::write_attention(settings, examples, run.folder + "/model.safetensors", run.folder + "/attention.html");
   return 0;
 }
 

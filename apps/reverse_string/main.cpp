@@ -29,7 +29,7 @@ int main(int argc, char** argv) {
     app::OptionTable& attention =
         line.command("attention", "Show where a trained model looks while it writes.",
                      {"reverse_string attention abcdefgh", "reverse_string attention --run runs/mine abcd",
-                      "reverse_string attention --json abcd"});
+                      "reverse_string attention abcd --format text"});
     reverse_string::add_attention_options(attention);
 
     const app::Invocation call = line.parse(count, words);

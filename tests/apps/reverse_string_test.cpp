@@ -82,13 +82,20 @@ TEST_F(ReverseString, Predicts_from_arguments_and_standard_input) {
 
 TEST_F(ReverseString, Shows_the_alignment) {
   ASSERT_EQ(run(std::string(kSmall) + kTwoEpochs).exit, 0);
-  const Outcome text = run("attention --run run abca");
+  const Outcome text = run("attention --run run --format text abca");
   EXPECT_EQ(text.exit, 0) << text.err;
-  EXPECT_THAT(text.out, HasSubstr("columns: what is read"));
-  const json j = json::parse(run("attention --run run --json abca").out);
-  EXPECT_EQ(j["columns"], json({"<s>", "a", "b", "c", "a", "</s>"}));
-  ASSERT_EQ(j["weights"].size(), j["rows"].size());
-  for (const json& row : j["weights"]) {
+  EXPECT_THAT(text.out, HasSubstr("rows look at columns"));
+  const json whole = json::parse(run("attention --run run --format json abca bc").out);
+  EXPECT_EQ(whole["format"], "adjoint.attention");
+  ASSERT_EQ(whole["examples"].size(), 2u);
+  const json j = whole["examples"][0]["views"][0];
+  EXPECT_EQ(j["name"], "Cross");
+  EXPECT_EQ(j["right_text"], json({"<s>", "a", "b", "c", "a", "</s>"}));
+  EXPECT_EQ(run("attention --run run abca").out, "run/attention.html\n");
+  EXPECT_THAT(read("run/attention.html"), HasSubstr("Content-Security-Policy"));
+  EXPECT_THAT(read("run/report.html"), HasSubstr("token_accuracy"));
+  ASSERT_EQ(j["attn"][0][0].size(), j["left_text"].size());
+  for (const json& row : j["attn"][0][0]) {
     double sum = 0;
     for (const double w : row) sum += w;
     EXPECT_NEAR(sum, 1.0, 1e-5);
@@ -159,11 +166,11 @@ TEST_F(ReverseString, Default_run_reaches_its_accuracy_on_unseen_strings) {
   const Outcome r = run("train --out run --json");
   ASSERT_EQ(r.exit, 0) << r.err;
   EXPECT_GE(json::parse(r.out)["val"]["exact_match"].get<double>(), 0.995);
-  const json j = json::parse(run("attention --run run --json abcdefgh").out);
-  ASSERT_EQ(j["rows"].size(), 9u);
+  const json j = json::parse(run("attention --run run --format json abcdefgh").out)["examples"][0]["views"][0];
+  ASSERT_EQ(j["left_text"].size(), 9u);
   int mirrored = 0;
   for (int t = 0; t < 8; ++t) {
-    const std::vector<double> row = j["weights"][static_cast<std::size_t>(t)];
+    const std::vector<double> row = j["attn"][0][0][static_cast<std::size_t>(t)];
     mirrored += std::max_element(row.begin(), row.end()) - row.begin() == 8 - t ? 1 : 0;
   }
   EXPECT_GE(mirrored, 7) << "the alignment is not an anti-diagonal";
