@@ -22,11 +22,12 @@ struct Storage {
   std::uint32_t version;  ///< counts writes after creation, so that backward notices a changed saved tensor
   std::uint32_t size_class;
   Device device;
+  Storage* next;  ///< in a thread's list of free blocks
 };
 
 struct AllocatorStatistics {
   std::size_t in_use = 0;                ///< bytes in live blocks
-  std::size_t peak = 0;                  ///< highest in_use since reset_peak
+  std::size_t peak = 0;                  ///< highest in_use since reset_peak, or up to 512 KiB a thread above it
   std::size_t reserved = 0;              ///< bytes taken from the system and not given back
   std::uint64_t allocations = 0;         ///< blocks handed out
   std::uint64_t system_allocations = 0;  ///< of these, how many needed memory from the system
@@ -74,15 +75,20 @@ class Allocator {
   void give_to_system(Storage* storage);
 
   struct Lock;
+  struct ThreadCache;
+  friend struct ThreadCache;
+  static constinit thread_local ThreadCache thread_cache_;
   const Device device_;
   const bool exact_;
   const bool keep_all_;
+  bool per_thread_ = false;  // small free blocks lie in lists of each thread, which need no lock
   mutable std::atomic_flag busy_ = ATOMIC_FLAG_INIT;
   bool orphaned_ = false;
   std::size_t limit_ = 0;
   AllocatorStatistics statistics_;
   std::vector<std::vector<Storage*>> free_;
   std::vector<Storage*> blocks_;  // every block, if keep_all_
+  std::vector<ThreadCache*> thread_caches_;
 };
 
 /// Allocations of this thread on the allocator's device come from it while the scope lives.

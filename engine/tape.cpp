@@ -19,19 +19,23 @@ std::uint64_t next_epoch() {
   return epoch.fetch_add(1, std::memory_order_relaxed) + 1;
 }
 
+Error modified(const char* op, const Shape& shape, std::uint32_t now, std::uint32_t expected) {
+  return op_error("E-GRAD-003",
+                  fmt::format("{}: a tensor saved for backward, of shape {}, was modified since: version {} now, "
+                              "expected {}; run backward before changing it",
+                              op, text(shape), now, expected));
+}
+
 }  // namespace
 
-void Saved::fail(const char* op) const {
-  throw op_error(
-      "E-GRAD-003",
-      fmt::format("{}: a tensor saved for backward, of shape {}, was modified since: version {} now, expected "
-                  "{}; run backward before changing it",
-                  op, text(tensor_.shape()), tensor_.storage()->version, version_));
+void Saved::fail(const char* op) const { throw modified(op, tensor_.shape(), tensor_.storage()->version, version_); }
+void SavedData::fail(const char* op, const Shape& shape) const {
+  throw modified(op, shape, storage_->version, version_);
 }
 
 const void* Gradients::incoming(int output) const {
   const Tape::Slot& slot = tape_.slots_[static_cast<std::size_t>(node_.slots[node_.inputs + output])];
-  return slot.written ? slot.data : nullptr;
+  return slot.written ? slot.gradient->data : nullptr;
 }
 
 GradOut Gradients::into(int input) const {
@@ -45,6 +49,17 @@ RowGradOut Gradients::into_rows(int input) const {
   Tape::Slot& slot = tape_.slots_[static_cast<std::size_t>(index)];
   if (slot.parameter != nullptr && slot.parameter->row_sparse()) return slot.parameter->row_gradient_destination();
   return {tape_.into(slot), {}};
+}
+
+GradOut Gradients::pass_on(int input) const {
+  const std::int32_t index = node_.slots[input];
+  if (index < 0) return {};
+  Tape::Slot& to = tape_.slots_[static_cast<std::size_t>(index)];
+  Tape::Slot& from = tape_.slots_[static_cast<std::size_t>(node_.slots[node_.inputs])];
+  if (to.written || to.parameter != nullptr || to.count != from.count || to.dtype != from.dtype) return tape_.into(to);
+  to.gradient = std::move(from.gradient);
+  to.written = true;
+  return {to.gradient->data, false};
 }
 
 bool Gradients::wanted(int input) const { return node_.slots[input] >= 0; }
@@ -137,11 +152,10 @@ GradOut Tape::into(Slot& slot) {
   if (!slot.gradient) {
     slot.gradient = StorageRef(
         Allocator::current(slot.device).allocate(static_cast<std::size_t>(slot.count) * size_of(slot.dtype)));
-    slot.data = slot.gradient->data;
   }
   const bool accumulate = slot.written;
   slot.written = true;
-  return {slot.data, accumulate};
+  return {slot.gradient->data, accumulate};
 }
 
 void Tape::backward(const Tensor& y, bool retain) {
@@ -198,7 +212,7 @@ Tensor Tape::gradient(const Tensor& x) const {
   if (!slot.written) return Tensor::zeros(x.shape(), x.dtype(), x.device());
   std::int64_t strides[kMaxRank];
   dense_strides(x.shape(), strides);
-  return Tensor::view_of(slot.gradient, slot.data, x.shape(), strides, x.dtype());
+  return Tensor::view_of(slot.gradient, slot.gradient->data, x.shape(), strides, x.dtype());
 }
 
 }  // namespace adjoint

@@ -46,6 +46,27 @@ struct RowGradOut {
   RowList rows;
 };
 
+/// The same of a dense tensor, for ops that know its shape: nodes of small ops are mostly what they saved.
+class SavedData {
+ public:
+  SavedData() = default;
+  explicit SavedData(const Tensor& tensor)
+      : storage_(tensor.storage()), data_(tensor.data()), version_(tensor.defined() ? tensor.storage()->version : 0) {}
+  explicit operator bool() const { return static_cast<bool>(storage_); }
+  /// Null for an undefined tensor. The shape is for the message.
+  void* get(const char* op, const Shape& shape) const {
+    if (storage_ && storage_->version != version_) [[unlikely]]
+      fail(op, shape);
+    return data_;
+  }
+
+ private:
+  [[noreturn]] void fail(const char* op, const Shape& shape) const;
+  StorageRef storage_;
+  void* data_ = nullptr;
+  std::uint32_t version_ = 0;
+};
+
 /// What a node's backward works with: the gradients of its outputs, and where those of its inputs go.
 class Gradients {
  public:
@@ -57,6 +78,10 @@ class Gradients {
   /// The same for an op that reaches single rows of its input and can say which: the only ones that a parameter with
   /// row-sparse gradients may be given to. into() of such a parameter throws E-GRAD-006.
   RowGradOut into_rows(int input) const;
+  /// into(input), or output 0's incoming gradient itself, if input's is to be assigned and has as many elements of the
+  /// same dtype. Where it is dx already, nothing is left to do; else it may be overwritten in place. The last call of a
+  /// backward, which must have asked for incoming() before: that memory is the input's from now on.
+  GradOut pass_on(int input) const;
   bool wanted(int input) const;
   Device device() const;
 
@@ -155,13 +180,12 @@ class Tape {
   /// Where one tensor's gradient is gathered during backward.
   struct Slot {
     StorageRef gradient;
-    void* data = nullptr;
     std::int64_t count = 0;
+    Parameter* parameter = nullptr;
     DType dtype = DType::f32;
     Device device;
     bool leaf = false;
     bool written = false;
-    Parameter* parameter = nullptr;
   };
 
   void* allocate(std::size_t bytes, std::size_t alignment);

@@ -49,19 +49,30 @@ constexpr const char* kBinaryNames[] = {ADJOINT_BINARY_FUNCTIONS(ADJOINT_NAME)
 
 // ---- Ops ----
 
+/// X: Saved, or SavedData if x is dense.
+template <class X>
 struct UnaryGradient {
   UnaryKind kind;
-  Saved x, y;
-  std::int64_t n;
   DType dtype;
+  X x;
+  SavedData y;
+  Shape shape;
 
+  View x_view(const char* op, void* dy) const {
+    const std::int64_t n = shape.count();
+    if constexpr (std::is_same_v<X, SavedData>) {
+      void* const data = x.get(op, shape);
+      return View::flat(data != nullptr ? data : dy, dtype, n);
+    } else {
+      return x.get(op).view();
+    }
+  }
   void backward(const Gradients& g) const {
     const char* op = kUnaryNames[static_cast<int>(kind)];
-    const void* dy = g.incoming();
+    void* const dy = const_cast<void*>(g.incoming());
     // Where the derivative does not read an operand, any readable memory of its size serves.
-    const View x_view = x.get(op).defined() ? x.get(op).view() : View::flat(const_cast<void*>(dy), dtype, n);
-    const void* y_data = y.get(op).defined() ? y.data(op) : dy;
-    launch(g.device(), UnaryBackward{.kind = kind, .x = x_view, .y = y_data, .dy = dy, .dx = g.into(0)});
+    const void* const y_data = y ? y.get(op, shape) : dy;
+    launch(g.device(), UnaryBackward{.kind = kind, .x = x_view(op, dy), .y = y_data, .dy = dy, .dx = g.pass_on(0)});
   }
 };
 
@@ -72,9 +83,16 @@ Tensor unary(UnaryKind kind, const Tensor& x) {
   launch(x.device(), UnaryForward{.kind = kind, .x = x.view(), .y = x.dense() ? y.view() : y.strided_view()});
   if (Tape* tape = Tape::recording({&x})) {
     const Reads reads = kUnaryReads[static_cast<int>(kind)];
-    tape->add(
-        {&x}, {&y},
-        UnaryGradient{kind, reads.first ? Saved(x) : Saved(), reads.second ? Saved(y) : Saved(), x.count(), x.dtype()});
+    const auto add = [&]<class X>(X saved_x) {
+      tape->add(
+          {&x}, {&y},
+          UnaryGradient<X>{kind, x.dtype(), std::move(saved_x), reads.second ? SavedData(y) : SavedData(), x.shape()});
+    };
+    if (reads.first && !x.dense()) {
+      add(Saved(x));
+    } else {
+      add(reads.first ? SavedData(x) : SavedData());
+    }
   }
   return y;
 }
@@ -93,6 +111,38 @@ View expanded(const Tensor& x, const Shape& shape) {
   }
   return v;
 }
+
+/// Whether ∂y/∂a is 1.
+constexpr bool passes_on(BinaryKind kind) { return kind == BinaryKind::add || kind == BinaryKind::sub; }
+
+/// Of dense operands of one shape.
+struct FlatBinaryGradient {
+  BinaryKind kind;
+  DType dtype;
+  SavedData a, b;
+  Shape shape;
+
+  void backward(const Gradients& g) const {
+    const char* op = kBinaryNames[static_cast<int>(kind)];
+    void* const dy = const_cast<void*>(g.incoming());
+    const std::int64_t n = shape.count();
+    // What the derivative does not read is not saved: any readable memory of that size serves.
+    void* const a_data = a ? a.get(op, shape) : dy;
+    void* const b_data = b ? b.get(op, shape) : dy;
+    for (const int i : {1, 0}) {
+      if (!g.wanted(i)) continue;
+      const GradOut out = i == 0 && passes_on(kind) ? g.pass_on(0) : g.into(i);
+      if (out.data == dy) return;
+      launch(g.device(), BinaryBackward{.kind = kind,
+                                        .operand = i,
+                                        .a = View::flat(a_data, dtype, n),
+                                        .b = View::flat(b_data, dtype, n),
+                                        .dy = dy,
+                                        .d = View::flat(out.data, dtype, n),
+                                        .accumulate = out.accumulate});
+    }
+  }
+};
 
 struct BinaryGradient {
   BinaryKind kind;
@@ -122,10 +172,11 @@ struct BinaryGradient {
       if (a.get(op).defined()) va = expanded(a.get(op), shape);
       if (b.get(op).defined()) vb = expanded(b.get(op), shape);
     }
-    for (int i = 0; i < 2; ++i) {
+    for (const int i : {1, 0}) {
       if (!g.wanted(i)) continue;
-      const GradOut out = g.into(i);
       const Shape& own = i == 0 ? a_shape : b_shape;
+      const GradOut out = i == 0 && passes_on(kind) && own == shape ? g.pass_on(0) : g.into(i);
+      if (out.data == dy) return;
       View d = va;
       d.data = out.data;
       if (va.rank == shape.rank() && !(flat && va.rank == 1)) {
@@ -144,26 +195,37 @@ struct BinaryGradient {
   }
 };
 
+Tensor flat_binary(BinaryKind kind, const Tensor& a, const Tensor& b) {
+  Tensor y = Tensor::empty(a.shape(), a.dtype(), a.device());
+  const std::int64_t n = y.count();
+  launch(a.device(), BinaryForward{.kind = kind,
+                                   .a = View::flat(a.data(), a.dtype(), n),
+                                   .b = View::flat(b.data(), a.dtype(), n),
+                                   .y = View::flat(y.data(), a.dtype(), n)});
+  if (Tape* tape = Tape::recording({&a, &b})) {
+    const Reads reads = kBinaryReads[static_cast<int>(kind)];
+    tape->add({&a, &b}, {&y},
+              FlatBinaryGradient{kind, a.dtype(), reads.first ? SavedData(a) : SavedData(),
+                                 reads.second ? SavedData(b) : SavedData(), a.shape()});
+  }
+  return y;
+}
+
 Tensor binary(BinaryKind kind, const Tensor& a, const Tensor& b) {
   const char* op = kBinaryNames[static_cast<int>(kind)];
   check_operand(op, "left", a);
   check_operand(op, "right", b, &a);
-  Shape shape;
-  if (a.shape() == b.shape()) {
-    shape = a.shape();
-  } else {
+  if (a.shape() == b.shape() && a.dense() && b.dense()) return flat_binary(kind, a, b);
+  Shape shape = a.shape();
+  if (a.shape() != b.shape()) {
     ADJOINT_OP_CHECK(
         broadcast(a.shape(), b.shape(), shape), "E-OP-002",
         fmt::format("{}: shapes {} and {} do not broadcast; expected equal extents, or 1, from the last axis on", op,
                     text(a.shape()), text(b.shape())));
   }
   Tensor y = Tensor::empty(shape, a.dtype(), a.device());
-  if (a.dense() && b.dense() && a.shape() == b.shape()) {
-    launch(a.device(), BinaryForward{.kind = kind, .a = a.view(), .b = b.view(), .y = y.view()});
-  } else {
-    launch(a.device(),
-           BinaryForward{.kind = kind, .a = expanded(a, shape), .b = expanded(b, shape), .y = y.strided_view()});
-  }
+  launch(a.device(),
+         BinaryForward{.kind = kind, .a = expanded(a, shape), .b = expanded(b, shape), .y = y.strided_view()});
   if (Tape* tape = Tape::recording({&a, &b})) {
     const Reads reads = kBinaryReads[static_cast<int>(kind)];
     tape->add({&a, &b}, {&y},
@@ -344,10 +406,12 @@ struct ScaleGradient {
   DType dtype;
   double factor;
   void backward(const Gradients& g) const {
-    const GradOut dx = g.into(0);
+    const void* const dy = g.incoming();
+    const GradOut dx = factor == 1.0 ? g.pass_on(0) : g.into(0);
+    if (dx.data == dy) return;
     launch(g.device(), ScaleShift{.dtype = dtype,
                                   .n = n,
-                                  .x = g.incoming(),
+                                  .x = dy,
                                   .y = dx.data,
                                   .factor = factor,
                                   .offset = 0.0,

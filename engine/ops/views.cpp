@@ -15,15 +15,18 @@ struct PickGradient {
   std::int64_t offset;  // in elements of dx
   std::int64_t count;   // elements of dx
   bool covers;          // every element of dx is picked
+  bool in_order;        // dx is dy: the same elements, dtype and order
   Shape shape;          // the result's
   DType x_dtype, y_dtype;
 
   void backward(const Gradients& g) const {
-    const GradOut dx = g.into(0);
+    const void* const dy = g.incoming();
+    const GradOut dx = in_order ? g.pass_on(0) : g.into(0);
+    if (dx.data == dy) return;
     const bool assign_rest = !dx.accumulate && !covers;
     if (assign_rest) launch(g.device(), Fill{.to = View::flat(dx.data, x_dtype, count), .value = 0.0});
     View from = places, to = places;
-    from.data = const_cast<void*>(g.incoming());
+    from.data = const_cast<void*>(dy);
     from.dtype = y_dtype;
     dense_strides(shape, from.stride);
     to.data = static_cast<char*>(dx.data) + offset * static_cast<std::int64_t>(size_of(x_dtype));
@@ -49,11 +52,15 @@ void record_pick(const Tensor& x, Tensor& y, const std::int64_t* strides, std::i
     y.set_slot({});
     return;
   }
+  const bool covers = y.count() == x.count();
+  std::int64_t dense[kMaxRank];
+  dense_strides(y.shape(), dense);
   tape->add({&x}, {&y},
             PickGradient{.places = places(y.shape(), strides),
                          .offset = offset,
                          .count = x.count(),
-                         .covers = y.count() == x.count(),
+                         .covers = covers,
+                         .in_order = covers && x.dtype() == y.dtype() && std::equal(dense, dense + y.rank(), strides),
                          .shape = y.shape(),
                          .x_dtype = x.dtype(),
                          .y_dtype = y.dtype()});
