@@ -254,6 +254,41 @@ TEST(Allocator, Hands_out_no_block_twice_to_four_threads) {
   EXPECT_EQ(s.allocations, 80'000u);
 }
 
+TEST(Allocator, Counts_and_recovers_what_threads_keep_for_themselves) {
+  ADJOINT_NEED_SIZE_CLASSES();
+  Allocator& allocator = Allocator::of({});
+  const AllocatorStatistics before = allocator.statistics();
+  std::vector<StorageRef> handed_over;
+  std::thread([&] {
+    const void* first = nullptr;
+    for (int i = 0; i < 10; ++i) {
+      const StorageRef block(allocator.allocate(100));
+      if (i == 0) first = block->data;
+      EXPECT_EQ(block->data, first) << "taken again";
+      EXPECT_EQ(block->references, 1u);
+      EXPECT_EQ(block->version, 0u);
+      block->version = 9;
+      EXPECT_EQ(allocator.statistics().live, before.live + 1);
+    }
+    const AllocatorStatistics s = allocator.statistics();
+    EXPECT_EQ(s.live, before.live);
+    EXPECT_EQ(s.in_use, before.in_use);
+    EXPECT_EQ(s.allocations, before.allocations + 10);
+    for (int i = 0; i < 3; ++i) handed_over.emplace_back(allocator.allocate(100));
+    { const std::vector<StorageRef> released(std::move(handed_over)); }
+    for (int i = 0; i < 3; ++i) handed_over.emplace_back(allocator.allocate(100));
+  }).join();
+  AllocatorStatistics s = allocator.statistics();
+  EXPECT_EQ(s.live, before.live + 3);
+  EXPECT_EQ(s.allocations, before.allocations + 16) << "a thread that ended is still counted";
+  handed_over.clear();  // released by another thread than took them
+  s = allocator.statistics();
+  EXPECT_EQ(s.live, before.live);
+  EXPECT_EQ(s.in_use, before.in_use);
+  allocator.release_cached();
+  EXPECT_EQ(allocator.statistics().reserved, allocator.statistics().in_use) << "nothing is lost in a thread's list";
+}
+
 TEST(StorageRef, Counts_its_copies) {
   OwnAllocator allocator;
   StorageRef a = allocator.take(10);

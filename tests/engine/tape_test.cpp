@@ -101,6 +101,42 @@ TEST(Tape, Goes_back_once_unless_the_graph_is_retained) {
   expect_error([&] { tape.backward(y); }, "E-GRAD-001", "graph.*already freed.*retain");
 }
 
+TEST(Tape, Passes_a_gradient_on_to_one_input_alone) {
+  Tape tape;
+  Tensor a, b, twice, y;
+  {
+    const auto recording = tape.record();
+    a = tape.watch(vector_of({1, 2}));
+    b = tape.watch(vector_of({3, 4}));
+    const Tensor sum_of_both = reshape(a + b, {2, 1});  // both gradients are dy
+    twice = sum_of_both + sum_of_both;                  // one input in two places
+    y = sum(tanh(a) + (reshape(twice, {2}) + a) * 3.0);
+  }
+  for (const bool retain : {true, false}) {
+    tape.backward(y, retain);
+    const Tensor da = tape.gradient(a), db = tape.gradient(b);
+    EXPECT_NE(da.data(), db.data()) << "two leaves never share their gradients' memory";
+    const auto slope = [](double x) { return 1 - std::tanh(x) * std::tanh(x) + 9; };
+    EXPECT_THAT(da.to_vector(),
+                ElementsAre(::testing::DoubleNear(slope(1), 1e-14), ::testing::DoubleNear(slope(2), 1e-14)));
+    EXPECT_THAT(db.to_vector(), ElementsAre(6, 6));
+  }
+}
+
+TEST(Tape, Leaves_the_gradient_it_starts_from_as_it_is) {
+  Tape tape;
+  Tensor a, y;
+  const Tensor dy = vector_of({1, 2});
+  {
+    const auto recording = tape.record();
+    a = tape.watch(vector_of({1, 2}));
+    y = tanh(a + vector_of({1, 1}));  // its gradient is formed in place, and passed on
+  }
+  tape.backward(y, dy);
+  EXPECT_THAT(dy.to_vector(), ElementsAre(1, 2));
+  EXPECT_NE(tape.gradient(a).data(), dy.data());
+}
+
 TEST(Tape, Has_no_second_derivatives_and_says_so) {
   Tape tape, other;
   Tensor y;
