@@ -21,12 +21,6 @@ add_library(utf8proc INTERFACE IMPORTED)
 target_include_directories(utf8proc INTERFACE ${UTF8PROC_INCLUDE_DIR})
 target_link_libraries(utf8proc INTERFACE ${UTF8PROC_LIBRARY})
 
-# OpenBLAS's own CMake config has no target; the find module does.
-if(ADJOINT_WITH_BLAS)
-  set(BLA_VENDOR OpenBLAS)
-  find_package(BLAS QUIET)
-  message(STATUS "BLAS for large products: ${BLAS_LIBRARIES}")
-endif()
 if(ADJOINT_BUILD_TESTS)
   find_package(GTest QUIET)
   adjoint_require(GTest_FOUND "GoogleTest" "libgtest-dev libgmock-dev")

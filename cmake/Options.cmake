@@ -2,7 +2,6 @@
 option(ADJOINT_BUILD_TESTS "Build the tests" ON)
 option(ADJOINT_BUILD_BENCH "Build the benchmarks" ON)
 option(ADJOINT_WERROR "Treat warnings as errors" OFF)
-option(ADJOINT_WITH_BLAS "Use a BLAS for large products on the CPU when one is found" ON)
 set(ADJOINT_CPU_ARCH "native" CACHE STRING "-march of the CPU kernels: native, x86-64-v3 (AVX2), x86-64-v4 (AVX-512) …")
 set(ADJOINT_SANITIZE "" CACHE STRING "Sanitizers: address,undefined or thread")
 

@@ -2,7 +2,7 @@
 # Installs the system packages that the build needs and that are missing (Debian, Ubuntu). Does nothing where all are there.
 set -euo pipefail
 
-packages=(g++ cmake ninja-build libfmt-dev nlohmann-json3-dev libcli11-dev zlib1g-dev libutf8proc-dev libopenblas-dev
+packages=(g++ cmake ninja-build libfmt-dev nlohmann-json3-dev libcli11-dev zlib1g-dev libutf8proc-dev
           libgtest-dev libgmock-dev)
 
 missing=()
