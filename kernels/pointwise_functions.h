@@ -6,7 +6,9 @@
 // X(name, forward, derivative): x is the argument, y the value, `one` the constant 1 in V.
 // The derivative may use x and y; what it does not use is not kept alive by the tape.
 
+#include <cstddef>
 #include <cstdint>
+#include <string_view>
 
 // clang-format off
 #define ADJOINT_UNARY_FUNCTIONS(X)                                                                              \
@@ -43,6 +45,41 @@ enum class UnaryKind : std::uint8_t {
 enum class BinaryKind : std::uint8_t {
   ADJOINT_BINARY_FUNCTIONS(ADJOINT_KIND)
 #undef ADJOINT_KIND
+};
+
+/// What a derivative reads, found in its text: what it does not read need be neither kept nor loaded.
+struct DerivativeReads {
+  bool first;   ///< x, or a
+  bool second;  ///< y, or b
+};
+
+namespace detail {
+constexpr bool mentions(std::string_view text, char name) {
+  const auto part_of_word = [](char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_';
+  };
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    if (text[i] == name && (i == 0 || !part_of_word(text[i - 1])) &&
+        (i + 1 == text.size() || !part_of_word(text[i + 1]))) {
+      return true;
+    }
+  }
+  return false;
+}
+}  // namespace detail
+
+constexpr DerivativeReads kUnaryReads[] = {
+#define ADJOINT_READS(name, forward, slope) {detail::mentions(#slope, 'x'), detail::mentions(#slope, 'y')},
+    ADJOINT_UNARY_FUNCTIONS(ADJOINT_READS)
+#undef ADJOINT_READS
+};
+/// By the operand whose gradient it is.
+constexpr DerivativeReads kBinaryReads[][2] = {
+#define ADJOINT_READS(name, forward, by_a, by_b)                 \
+  {{detail::mentions(#by_a, 'a'), detail::mentions(#by_a, 'b')}, \
+   {detail::mentions(#by_b, 'a'), detail::mentions(#by_b, 'b')}},
+    ADJOINT_BINARY_FUNCTIONS(ADJOINT_READS)
+#undef ADJOINT_READS
 };
 
 }  // namespace adjoint

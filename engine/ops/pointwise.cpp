@@ -3,43 +3,12 @@
 #include <array>
 #include <cmath>
 #include <numbers>
-#include <string_view>
 
 #include "engine/op_support.h"
 
 namespace adjoint {
 namespace {
 
-// ---- What each function's derivative reads, found in its text: what it does not read is not kept for backward ----
-
-constexpr bool mentions(std::string_view text, char name) {
-  const auto part_of_word = [](char c) {
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_';
-  };
-  for (std::size_t i = 0; i < text.size(); ++i) {
-    if (text[i] == name && (i == 0 || !part_of_word(text[i - 1])) &&
-        (i + 1 == text.size() || !part_of_word(text[i + 1]))) {
-      return true;
-    }
-  }
-  return false;
-}
-
-struct Reads {
-  bool first;   // x, or a
-  bool second;  // y, or b
-};
-// The stringised arguments must not be expanded further, and M::select(…) has commas: hence __VA_ARGS__.
-constexpr Reads kUnaryReads[] = {
-#define ADJOINT_READS(name, forward, ...) {mentions(#__VA_ARGS__, 'x'), mentions(#__VA_ARGS__, 'y')},
-    ADJOINT_UNARY_FUNCTIONS(ADJOINT_READS)
-#undef ADJOINT_READS
-};
-constexpr Reads kBinaryReads[] = {
-#define ADJOINT_READS(name, forward, ...) {mentions(#__VA_ARGS__, 'a'), mentions(#__VA_ARGS__, 'b')},
-    ADJOINT_BINARY_FUNCTIONS(ADJOINT_READS)
-#undef ADJOINT_READS
-};
 constexpr const char* kUnaryNames[] = {
 #define ADJOINT_NAME(name, ...) #name,
     ADJOINT_UNARY_FUNCTIONS(ADJOINT_NAME)};
@@ -82,7 +51,7 @@ Tensor unary(UnaryKind kind, const Tensor& x) {
   Tensor y = Tensor::empty(x.shape(), x.dtype(), x.device());
   launch(x.device(), UnaryForward{.kind = kind, .x = x.view(), .y = x.dense() ? y.view() : y.strided_view()});
   if (Tape* tape = Tape::recording({&x})) {
-    const Reads reads = kUnaryReads[static_cast<int>(kind)];
+    const DerivativeReads reads = kUnaryReads[static_cast<int>(kind)];
     const auto add = [&]<class X>(X saved_x) {
       tape->add(
           {&x}, {&y},
@@ -114,6 +83,12 @@ View expanded(const Tensor& x, const Shape& shape) {
 
 /// Whether ∂y/∂a is 1.
 constexpr bool passes_on(BinaryKind kind) { return kind == BinaryKind::add || kind == BinaryKind::sub; }
+
+/// What the gradients of both operands read.
+constexpr DerivativeReads reads_of(BinaryKind kind) {
+  const DerivativeReads(&by)[2] = kBinaryReads[static_cast<int>(kind)];
+  return {by[0].first || by[1].first, by[0].second || by[1].second};
+}
 
 /// Of dense operands of one shape.
 struct FlatBinaryGradient {
@@ -203,7 +178,7 @@ Tensor flat_binary(BinaryKind kind, const Tensor& a, const Tensor& b) {
                                    .b = View::flat(b.data(), a.dtype(), n),
                                    .y = View::flat(y.data(), a.dtype(), n)});
   if (Tape* tape = Tape::recording({&a, &b})) {
-    const Reads reads = kBinaryReads[static_cast<int>(kind)];
+    const DerivativeReads reads = reads_of(kind);
     tape->add({&a, &b}, {&y},
               FlatBinaryGradient{kind, a.dtype(), reads.first ? SavedData(a) : SavedData(),
                                  reads.second ? SavedData(b) : SavedData(), a.shape()});
@@ -227,7 +202,7 @@ Tensor binary(BinaryKind kind, const Tensor& a, const Tensor& b) {
   launch(a.device(),
          BinaryForward{.kind = kind, .a = expanded(a, shape), .b = expanded(b, shape), .y = y.strided_view()});
   if (Tape* tape = Tape::recording({&a, &b})) {
-    const Reads reads = kBinaryReads[static_cast<int>(kind)];
+    const DerivativeReads reads = reads_of(kind);
     tape->add({&a, &b}, {&y},
               BinaryGradient{kind, reads.first ? Saved(a) : Saved(), reads.second ? Saved(b) : Saved(), a.shape(),
                              b.shape(), shape, a.dtype()});
