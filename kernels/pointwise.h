@@ -48,6 +48,7 @@ struct BinaryBackward {
   const void* dy;
   View d;
   bool accumulate;
+  void* scratch = nullptr;
 };
 
 /// y = factor * x + offset; dense, n elements.
@@ -68,3 +69,4 @@ ADJOINT_CPU_KERNEL(UnaryBackward)
 ADJOINT_CPU_KERNEL(BinaryForward)
 ADJOINT_CPU_KERNEL(BinaryBackward)
 ADJOINT_CPU_KERNEL(ScaleShift)
+ADJOINT_CPU_NO_SCRATCH(BinaryBackward)

@@ -18,6 +18,7 @@ struct Reduce {
   View y;
   double factor = 1.0;
   bool accumulate = false;
+  void* scratch = nullptr;
 };
 
 /// dx (+)= dy at the first position (in row-major order of the reduced dimensions) where x equals y, or both are NaN;
@@ -45,3 +46,4 @@ struct ArgMax {
 ADJOINT_CPU_KERNEL(Reduce)
 ADJOINT_CPU_KERNEL(MaxBackward)
 ADJOINT_CPU_KERNEL(ArgMax)
+ADJOINT_CPU_NO_SCRATCH(Reduce)

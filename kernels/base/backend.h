@@ -47,6 +47,11 @@ inline constinit Entry<At, Call> entry{};
   namespace adjoint::cpu {                  \
   void run(const At& at, const Call& call); \
   }
+/// Of a call whose scratch only GPU backends use.
+#define ADJOINT_CPU_NO_SCRATCH(Call)                                        \
+  namespace adjoint::cpu {                                                  \
+  constexpr std::size_t scratch_bytes(const At&, const Call&) { return 0; } \
+  }
 #define ADJOINT_CPU_SCRATCH(Call)                                                               \
   namespace adjoint::cpu {                                                                      \
   std::size_t scratch_bytes(const Call& call);                                                  \
