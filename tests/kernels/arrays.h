@@ -25,9 +25,18 @@
 // executor: each file calls run(at(), call) and scratch_bytes(at(), call).
 #ifdef ADJOINT_KERNELS_ON_SIMT
 namespace adjoint::simt {
+/// With scratch of its own if the call has none: on the CPU some calls need none.
 template <class Call>
-void run(const At& at, const Call& call) {
+void run(const At& at, Call call) {
+  std::vector<unsigned char> scratch;
+  if constexpr (requires { call.scratch; }) {
+    if (call.scratch == nullptr) {
+      scratch.assign(entry<At, Call>.scratch_bytes(at, call) + 1, 0xA5);
+      call.scratch = scratch.data();
+    }
+  }
   entry<At, Call>.run(at, call);
+  EXPECT_TRUE(scratch.empty() || scratch.back() == 0xA5) << "wrote past the scratch it asked for";
 }
 template <class Call>
 std::size_t scratch_bytes(const At& at, const Call& call) {
