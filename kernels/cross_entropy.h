@@ -27,7 +27,8 @@ struct CrossEntropyForward {
 };
 
 /// dx (+)= dloss (softmax(x_r) - onehot(target_r)) / max(1, count); 0 for ignored rows. dloss: one element (accumulator
-/// dtype). A log-sum-exp far from 0 is too coarse to subtract: such rows are summed again.
+/// dtype). Assigned, dx may be x: the gradient over the logits. A log-sum-exp far from 0 is too coarse to subtract:
+/// such rows are summed again.
 struct CrossEntropyBackward {
   DType dtype;
   std::int64_t rows;

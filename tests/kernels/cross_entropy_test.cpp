@@ -115,12 +115,27 @@ void check(Problem& p) {
 
 TEST(CrossEntropy, Is_the_definition_for_any_number_of_rows_and_classes) {
   for (DType dtype : kFloats) {
-    for (std::int64_t classes : {1, 2, 7, 15, 16, 17, 31, 32, 33, 127, 128, 129, 1023}) {
+    for (std::int64_t classes : {1, 2, 7, 15, 16, 17, 31, 32, 33, 127, 128, 129, 1023, 2049}) {
       for (std::int64_t rows : {0, 1, 3, 4, 6, 21, 40}) {
         SCOPED_TRACE(std::string(name(dtype)) + " [" + std::to_string(rows) + ", " + std::to_string(classes) + "]");
         Problem p(dtype, rows, classes);
         ASSERT_NO_FATAL_FAILURE(check(p));
       }
+    }
+  }
+}
+
+TEST(CrossEntropy, Gradient_may_be_written_over_the_logits) {
+  for (DType dtype : kFloats) {
+    for (std::int64_t classes : {7, 33, 150, 1501}) {
+      SCOPED_TRACE(std::string(name(dtype)) + " " + std::to_string(classes));
+      Problem p(dtype, 9, classes);
+      for (std::int64_t c = 0; c < classes; ++c) p.x.put(3 * classes + c, p.x[3 * classes + c] + 40);  // summed again
+      p.forward(at());
+      Array apart(dtype, {9, classes});
+      p.backward(at(), apart, false);
+      p.backward(at(), p.x, false);
+      EXPECT_TRUE(p.x.same_bytes(apart));
     }
   }
 }
