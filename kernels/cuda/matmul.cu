@@ -54,6 +54,9 @@ struct alignas(sizeof(T) >= 4 ? 16 : 8) Pack {
   T v[4];
 };
 
+/// Which index of an operand's rows in memory is one of those that may take no part: that of the row, or along it.
+enum class Mask { none, slow, fast };
+
 /// What one thread carries of a tile [kOuter, kDepth] from global to shared memory.
 template <class T, int kOuter, int kDepth>
 struct Fetch {
@@ -73,10 +76,10 @@ struct Fetch {
     }
   }
 
-  /// Elements beyond the ends are 0, and so are those that `takes_part(outer, p)` excludes.
-  template <class Part>
+  /// Elements beyond the ends are 0, and so are those whose row or k takes no part: they are not read, since nobody may
+  /// have written them. Only b's k can run along a pack.
   __device__ __forceinline__ void load(const Operand<T>& x, const T* data, std::int64_t outer0, std::int64_t outer_end,
-                                       std::int64_t k0, std::int64_t k_end, Part takes_part) {
+                                       std::int64_t k0, std::int64_t k_end, const Rows& rows, Mask mask) {
 #pragma unroll
     for (int i = 0; i < kPacks; ++i) {
       int outer, p;
@@ -85,17 +88,17 @@ struct Fetch {
       const std::int64_t slow = x.k_contiguous ? o : q, fast = x.k_contiguous ? q : o;
       const std::int64_t slow_end = x.k_contiguous ? outer_end : k_end, fast_end = x.k_contiguous ? k_end : outer_end;
       const T* from = data + slow * x.ld + fast;
-      if (x.packs && slow < slow_end && fast + 3 < fast_end) {
+      // How many of the four there are: none of a row without part.
+      const bool there = slow < slow_end && (mask != Mask::slow || rows.take_part(slow));
+      const int count = there ? static_cast<int>(min(fast_end - fast, std::int64_t(4))) : 0;
+      if (x.packs && count == 4 && mask != Mask::fast) {
         held[i] = *reinterpret_cast<const Pack<T>*>(from);
       } else {
 #pragma unroll
-        for (int e = 0; e < 4; ++e) held[i].v[e] = slow < slow_end && fast + e < fast_end ? from[e] : T(0.0f);
-      }
-#pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        if (slow < slow_end && fast + e < fast_end &&
-            !takes_part(x.k_contiguous ? o : o + e, x.k_contiguous ? q + e : q))
-          held[i].v[e] = T(0.0f);
+        for (int e = 0; e < 4; ++e) {
+          const bool part = e < count && (mask != Mask::fast || rows.take_part(fast + e));
+          held[i].v[e] = part ? from[e] : T(0.0f);
+        }
       }
     }
   }
@@ -139,12 +142,10 @@ __global__ void __launch_bounds__(kThreads) multiply(Product<T> x) {
   const T* const a = x.a.data + batch * x.a.batch;
   const T* const b = x.b.data + batch * x.b.batch;
 
-  // Rows without part are loaded as zeros, in a and, where they are k, in b too: there may be anything in them.
+  // Rows without part are zeros in a and, where they are k, in b too: there may be anything in them.
   const bool mask_rows = x.rows.lengths != nullptr && !x.rows_are_k, mask_k = x.rows.lengths != nullptr && x.rows_are_k;
-  const auto part_of_a = [&](std::int64_t i, std::int64_t p) {
-    return mask_rows ? x.rows.take_part(i) : !mask_k || x.rows.take_part(p);
-  };
-  const auto part_of_b = [&](std::int64_t, std::int64_t p) { return !mask_k || x.rows.take_part(p); };
+  const Mask mask_a = mask_rows || mask_k ? Mask::slow : Mask::none;
+  const Mask mask_b = !mask_k ? Mask::none : x.b.k_contiguous ? Mask::fast : Mask::slow;
   bool any = true;
   if (mask_rows) {
     const std::int64_t i = m0 + threadIdx.x;
@@ -167,8 +168,8 @@ __global__ void __launch_bounds__(kThreads) multiply(Product<T> x) {
   FetchB fetch_b;
   std::int64_t k0 = any ? next(k_begin) : k_end;
   if (k0 < k_end) {
-    fetch_a.load(x.a, a, m0, x.m, k0, k_end, part_of_a);
-    fetch_b.load(x.b, b, n0, x.n, k0, k_end, part_of_b);
+    fetch_a.load(x.a, a, m0, x.m, k0, k_end, x.rows, mask_a);
+    fetch_b.load(x.b, b, n0, x.n, k0, k_end, x.rows, mask_b);
     fetch_a.store(tile_a, x.a.k_contiguous);
     fetch_b.store(tile_b, x.b.k_contiguous);
   }
@@ -176,8 +177,8 @@ __global__ void __launch_bounds__(kThreads) multiply(Product<T> x) {
     __syncthreads();
     const std::int64_t k1 = next(k0 + kDepth);
     if (k1 < k_end) {  // on its way while this tile is multiplied
-      fetch_a.load(x.a, a, m0, x.m, k1, k_end, part_of_a);
-      fetch_b.load(x.b, b, n0, x.n, k1, k_end, part_of_b);
+      fetch_a.load(x.a, a, m0, x.m, k1, k_end, x.rows, mask_a);
+      fetch_b.load(x.b, b, n0, x.n, k1, k_end, x.rows, mask_b);
     }
     const A* const ta = tile_a + stage * kSizeA + row;
     const A* const tb = tile_b + stage * kSizeB + column;
