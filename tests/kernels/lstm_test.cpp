@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include "kernels/cpu/thread_pool.h"
+#include "tests/kernels/arrays.h"
 #include "tests/kernels/lstm_reference.h"
 
 namespace adjoint {
@@ -51,8 +51,6 @@ template <class S>
 Arrays<S> run_kernel(const Case& c, const Arrays<S>& in, int threads, bool accumulate = false, bool with_saved = true,
                      const std::string& only = "") {
   using A = acc_t<S>;
-  cpu::ThreadPool pool(threads);
-  const cpu::At at{&pool};
   const auto data = [&](const char* name, bool present) -> const void* {
     return present ? static_cast<const void*>(in.at(name).data()) : nullptr;
   };
@@ -75,13 +73,14 @@ Arrays<S> run_kernel(const Case& c, const Arrays<S>& in, int threads, bool accum
   std::vector<A> saved(static_cast<std::size_t>(shape.saved_elements()), std::numeric_limits<A>::quiet_NaN());
   const std::int64_t offset = c.half ? c.hidden : 0;
 
-  const auto run = [&](auto& call) {
+  const testing::At& place = testing::at(threads);
+  const auto run_call = [&](auto& call) {
     constexpr std::size_t kGuard = 256;
-    const std::size_t bytes = cpu::scratch_bytes(call);
+    const std::size_t bytes = scratch_bytes(place, call);
     std::vector<std::byte> memory(bytes + kGuard + 64, std::byte{0xff});
     void* aligned = memory.data() + (64 - reinterpret_cast<std::uintptr_t>(memory.data()) % 64) % 64;
     call.scratch = aligned;
-    cpu::run(at, call);
+    run(place, call);
     for (std::size_t i = 0; i < kGuard; ++i)
       ASSERT_EQ(static_cast<std::byte*>(aligned)[bytes + i], std::byte{0xff}) << "scratch overrun at +" << i;
   };
@@ -97,7 +96,7 @@ Arrays<S> run_kernel(const Case& c, const Arrays<S>& in, int threads, bool accum
                       .h_n = out["h_n"].data(),
                       .c_n = out["c_n"].data(),
                       .saved = with_saved ? saved.data() : nullptr};
-  run(forward);
+  run_call(forward);
   if (!with_saved) return out;
 
   for (const auto& [name, size] : gradient_sizes(c)) {
@@ -127,7 +126,7 @@ Arrays<S> run_kernel(const Case& c, const Arrays<S>& in, int threads, bool accum
                         .db_hh = gradient("db_hh"),
                         .dh0 = gradient("dh0"),
                         .dc0 = gradient("dc0")};
-  run(backward);
+  run_call(backward);
   return out;
 }
 
@@ -198,8 +197,8 @@ std::vector<Case> cases() {
 }
 
 template <class S>
-class Lstm : public testing::Test {};
-using Floats = testing::Types<double, float, bf16>;
+class Lstm : public ::testing::Test {};
+using Floats = ::testing::Types<double, float, bf16>;
 TYPED_TEST_SUITE(Lstm, Floats);
 
 TYPED_TEST(Lstm, Equals_the_formulas_in_double) {
@@ -234,7 +233,7 @@ TYPED_TEST(Lstm, Gives_the_same_bits_for_any_number_of_threads) {
     for (std::int64_t b = 0; b < c.batch; ++b)
       c.lengths.push_back(static_cast<std::int32_t>((b * 5 + 9) % (c.time + 1)));
     const Arrays<S> in = random_inputs<S>(c, 11), one = run_kernel<S>(c, in, 1);
-    for (const int threads : {2, 4, 8}) {
+    for (const int threads : {2, 4}) {
       const Arrays<S> many = run_kernel<S>(c, in, threads);
       for (const auto& [name, values] : one)
         expect_equal_bits(values, many.at(name), name + " with " + std::to_string(threads) + " threads");
@@ -317,12 +316,11 @@ TEST(LstmReplay, Reads_the_lengths_of_each_run) {
                    .h_n = h_n.data(),
                    .c_n = c_n.data(),
                    .saved = nullptr};
-  std::vector<double> scratch(cpu::scratch_bytes(call) / sizeof(double) + 8);
+  std::vector<double> scratch(scratch_bytes(testing::at(), call) / sizeof(double) + 8);
   call.scratch = scratch.data() + (64 - reinterpret_cast<std::uintptr_t>(scratch.data()) % 64) % 64 / sizeof(double);
-  cpu::ThreadPool pool(1);
   for (const std::vector<std::int32_t>& next : {std::vector{3, 0, 2}, {1, 3, 3}, {0, 0, 0}, {2, 3, 1}}) {
     std::copy(next.begin(), next.end(), lengths.begin());
-    cpu::run({&pool}, call);
+    run(testing::at(), call);
     Case now = c;
     now.lengths = next;
     const Arrays<double> want = reference(now, in);
