@@ -20,9 +20,9 @@ struct EmbeddingForward {
   void* y;
 };
 
-/// dtable[r] (+)= sum of dy[t] over ids[t] == r, in order of t. padding_row: its gradient stays 0 (-1: none).
-/// Assigning also zeroes the rows that no id names. touched (optional, then dtable accumulates): the rows that an id
-/// names and that are not yet listed are appended, in order of t.
+/// dtable[r] (+)= sum of dy[t] over ids[t] == r, in order of t, on a GPU by parts of fixed size. padding_row: its
+/// gradient stays 0 (-1: none). Assigning also zeroes the rows that no id names. touched (optional, then dtable
+/// accumulates): the rows that an id names and that are not yet listed are appended, in order of t.
 struct EmbeddingBackward {
   DType dtype;
   std::int64_t tokens;

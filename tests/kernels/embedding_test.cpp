@@ -1,5 +1,7 @@
 #include "kernels/embedding.h"
 
+#include <algorithm>
+
 #include "kernels/base/error.h"
 #include "tests/kernels/arrays.h"
 
@@ -72,42 +74,84 @@ TEST(Embedding, Forward_names_the_place_of_a_bad_id_and_writes_nothing) {
 }
 #endif
 
-TEST(Embedding, Backward_sums_the_tokens_of_each_row_in_order) {
+/// Every second token names row 1, so that its tokens are many; nobody names the last row.
+std::vector<std::int32_t> draw_uneven_ids(std::int64_t tokens, std::int64_t rows) {
+  std::vector<std::int32_t> ids = draw_ids(tokens, rows - 1, 3);
+  for (std::size_t t = 0; t < ids.size(); t += 2) ids[t] = 1;
+  return ids;
+}
+
+void check_backward(DType dtype, std::int64_t tokens, std::int64_t rows, std::int64_t width, std::int64_t padding,
+                    bool accumulate) {
+  const std::vector<std::int32_t> ids = draw_uneven_ids(tokens, rows);
+  const Array dy = Array(dtype, {tokens, width}).random(4, -1, 1);
+  Array dtable = Array(dtype, {rows, width}).random(5, -1, 1);
+  const Array before = dtable;
+  backward(at(), {dtype, tokens, rows, width, padding, ids.data(), dy.view.data, {dtable.data(), accumulate}});
+  for (std::int64_t r = 0; r < rows; ++r) {
+    for (std::int64_t i = 0; i < width; ++i) {
+      double sum = 0, magnitude = 1;
+      for (std::int64_t t = 0; t < tokens; ++t) {
+        if (ids[static_cast<std::size_t>(t)] != r || r == padding) continue;
+        sum += dy[t * width + i];
+        magnitude += std::fabs(dy[t * width + i]);
+      }
+      const double expected = sum + (accumulate ? before[r * width + i] : 0.0);
+      ASSERT_TRUE(
+          close(dtable[r * width + i], expected, epsilon(dtype), 40 * epsilon(accumulator_of(dtype)) * magnitude))
+          << "row " << r << " column " << i;
+      if (r == rows - 1 || r == padding) {
+        ASSERT_EQ(dtable[r * width + i], accumulate ? before[r * width + i] : 0.0);
+      }
+    }
+  }
+  ASSERT_TRUE(dtable.unspoiled());
+}
+
+TEST(Embedding, Backward_sums_the_tokens_of_each_row) {
   for (DType dtype : kFloats) {
-    for (std::int64_t width : kOddSizes) {
-      for (std::int64_t tokens : {0, 1, 200}) {
-        for (bool accumulate : {false, true}) {
-          for (std::int64_t padding : {-1, 2}) {
-            SCOPED_TRACE(std::string(name(dtype)) + " width " + std::to_string(width));
-            constexpr std::int64_t kRows = 7;
-            const std::vector<std::int32_t> ids = draw_ids(tokens, kRows - 1, 3);  // nobody names the last row
-            const Array dy = Array(dtype, {tokens, width}).random(4, -1, 1);
-            Array dtable = Array(dtype, {kRows, width}).random(5, -1, 1);
-            const Array before = dtable;
-            backward(at(),
-                     {dtype, tokens, kRows, width, padding, ids.data(), dy.view.data, {dtable.data(), accumulate}});
-            for (std::int64_t r = 0; r < kRows; ++r) {
-              for (std::int64_t i = 0; i < width; ++i) {
-                double sum = 0, magnitude = 1;
-                for (std::int64_t t = 0; t < tokens; ++t) {
-                  if (ids[static_cast<std::size_t>(t)] != r || r == padding) continue;
-                  sum += dy[t * width + i];
-                  magnitude += std::fabs(dy[t * width + i]);
-                }
-                const double expected = sum + (accumulate ? before[r * width + i] : 0.0);
-                ASSERT_TRUE(close(dtable[r * width + i], expected, epsilon(dtype),
-                                  40 * epsilon(accumulator_of(dtype)) * magnitude))
-                    << "row " << r << " column " << i;
-                if (r == kRows - 1 || r == padding) {
-                  ASSERT_EQ(dtable[r * width + i], accumulate ? before[r * width + i] : 0.0);
-                }
-              }
+    for (std::int64_t rows : {7, 40}) {
+      for (std::int64_t width : {0, 1, 32, 33, 128, 260}) {
+        for (std::int64_t tokens : {0, 1, 31, 32, 33, 200}) {
+          for (bool accumulate : {false, true}) {
+            for (std::int64_t padding : {-1, 2}) {
+              SCOPED_TRACE(std::string(name(dtype)) + " rows " + std::to_string(rows) + " width " +
+                           std::to_string(width) + " tokens " + std::to_string(tokens));
+              ASSERT_NO_FATAL_FAILURE(check_backward(dtype, tokens, rows, width, padding, accumulate));
             }
-            ASSERT_TRUE(dtable.unspoiled());
           }
         }
       }
     }
+  }
+}
+
+TEST(Embedding, Backward_of_a_row_with_very_many_tokens) {
+  check_backward(DType::f32, 1500, 40, 5, 3, false);
+  check_backward(DType::bf16, 9000, 3, 5, -1, false);
+}
+
+TEST(Embedding, Backward_lists_each_row_once_in_the_order_of_its_first_token) {
+  for (std::int64_t rows : {7, 40}) {
+    const std::vector<std::int32_t> ids = draw_uneven_ids(300, rows);
+    const Array dy = Array(DType::f32, {300, 4}).random(4, -1, 1);
+    Array dtable = Array(DType::f32, {rows, 4}).random(5, 0, 0);
+    std::vector<std::int64_t> count(1, 1);
+    std::vector<std::int32_t> list(static_cast<std::size_t>(rows), -1);
+    std::vector<std::uint8_t> listed(list.size(), 0);
+    list[0] = 5;  // from an earlier call
+    listed[5] = 1;
+    std::vector<std::int32_t> expected = {5};
+    for (const std::int32_t id : ids)
+      if (id != 2 && std::find(expected.begin(), expected.end(), id) == expected.end()) expected.push_back(id);
+    EmbeddingBackward call{DType::f32, 300, rows, 4, 2, ids.data(), dy.view.data, {dtable.data(), true}};
+    call.touched = {count.data(), list.data(), listed.data()};
+    backward(at(), call);
+    ASSERT_EQ(count[0], static_cast<std::int64_t>(expected.size()));
+    list.resize(expected.size());
+    EXPECT_EQ(list, expected);
+    for (std::size_t r = 0; r < listed.size(); ++r)
+      EXPECT_EQ(listed[r] != 0, std::find(list.begin(), list.end(), r) != list.end()) << r;
   }
 }
 
