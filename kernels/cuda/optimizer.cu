@@ -12,8 +12,9 @@ namespace adjoint::ADJOINT_GPU_NAMESPACE {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr unsigned kMostBlocks = 2048;          // enough to fill any GPU; a thread then goes on to its next elements
-constexpr std::int64_t kNormChunk = 16 * 1024;  // elements that one block sums: of the shape alone, so the order is too
+constexpr unsigned kMostBlocks = 2048;     // enough to fill any GPU; a thread then goes on to its next elements
+constexpr std::int64_t kNormChunk = 4096;  // elements that one block sums: of the shape alone, so the order is too
+constexpr int kFinishThreads = 1024;       // of the one block that adds up the blocks
 
 template <class A>
 __device__ __forceinline__ A factor_of(const void* factor) {
@@ -179,6 +180,7 @@ __global__ void __launch_bounds__(kThreads) sum_squares(std::int64_t count, cons
   const std::int64_t begin = blockIdx.x * kNormChunk, end = min(count, begin + kNormChunk);
   double sum = 0;
   const std::int64_t in_packs = packs ? begin + (end - begin) / n * n : begin;
+#pragma unroll 4
   for (std::int64_t i = begin + threadIdx.x * n; i < in_packs; i += kThreads * n) {
     acc_t<T> value[n];
     load_pack<T, n>(g + i, value);
@@ -194,11 +196,12 @@ __global__ void __launch_bounds__(kThreads) sum_squares(std::int64_t count, cons
 }
 
 template <class A>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kFinishThreads)
     finish_norm(std::int64_t count, const double* parts, double* more, double max_norm, A* norm, A* factor) {
   double sum = 0;
-  for (std::int64_t i = threadIdx.x; i < count; i += kThreads) sum += parts[i];
-  sum = block_sum<kThreads>(sum);
+#pragma unroll 4
+  for (std::int64_t i = threadIdx.x; i < count; i += kFinishThreads) sum += parts[i];
+  sum = block_sum<kFinishThreads>(sum);
   if (threadIdx.x != 0) return;
   if (more != nullptr) {
     sum += *more;
@@ -257,7 +260,7 @@ void run(const At& at, const GlobalNorm& call) {
       launch(sum_squares<T>, dim3(static_cast<unsigned>(chunks)), dim3(kThreads), 0, stream_of(at), call.n,
              static_cast<const T*>(call.g), is_aligned(call.g, 16), parts);
     }
-    launch(finish_norm<A>, dim3(1), dim3(kThreads), 0, stream_of(at), chunks, parts, call.more, call.max_norm,
+    launch(finish_norm<A>, dim3(1), dim3(kFinishThreads), 0, stream_of(at), chunks, parts, call.more, call.max_norm,
            static_cast<A*>(call.norm), static_cast<A*>(call.factor));
   });
 }
