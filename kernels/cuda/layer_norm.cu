@@ -30,6 +30,7 @@ struct Forward {
   T* y;
   acc_t<T>* mean;
   acc_t<T>* rstd;
+  bool aligned;  // every pointer, to 16 bytes
 };
 
 template <class T>
@@ -43,6 +44,7 @@ struct Backward {
   const T* dsum;
   GradOut dx, dresidual;
   acc_t<T>* parts;  // [parts, 2, width], or null if neither dgamma nor dbeta is wanted
+  bool aligned;     // every pointer, to 16 bytes
 };
 
 /// A lane's share of a row: packs lane, lane + 32, … of n elements.
@@ -63,17 +65,32 @@ struct Row {
   }
 };
 
+// Where memory does not start at 16 bytes, the same thread takes the same elements one by one: the order of summation,
+// and so the bits of a result, must not depend on where it lies.
 template <class T, int n>
-__device__ __forceinline__ void put_pack(const GradOut& to, std::int64_t at, const acc_t<T> (&v)[n]) {
+__device__ __forceinline__ void load_values(const T* p, acc_t<T> (&v)[n], bool aligned) {
+  if (aligned) return load_pack<T, n>(p, v);
+#pragma unroll
+  for (int k = 0; k < n; ++k) v[k] = static_cast<acc_t<T>>(p[k]);
+}
+template <class T, int n>
+__device__ __forceinline__ void store_values(T* p, const acc_t<T> (&v)[n], bool aligned) {
+  if (aligned) return store_pack<T, n>(p, v);
+#pragma unroll
+  for (int k = 0; k < n; ++k) p[k] = static_cast<T>(v[k]);
+}
+
+template <class T, int n>
+__device__ __forceinline__ void put_pack(const GradOut& to, std::int64_t at, const acc_t<T> (&v)[n], bool aligned) {
   T* const p = static_cast<T*>(to.data) + at;
   acc_t<T> out[n];
   if (to.accumulate) {
-    load_pack<T, n>(p, out);
+    load_values<T, n>(p, out, aligned);
 #pragma unroll
     for (int k = 0; k < n; ++k) out[k] += v[k];
-    store_pack<T, n>(p, out);
+    store_values<T, n>(p, out, aligned);
   } else {
-    store_pack<T, n>(p, v);
+    store_values<T, n>(p, v, aligned);
   }
 }
 
@@ -88,13 +105,13 @@ __global__ void __launch_bounds__(kWarps * 32) forward_in_warps(Forward<T> call)
   R s;
   A total = 0;
   R::each(call.width, [&](int p, std::int64_t i) {
-    load_pack<T, n>(call.x + begin + i, s.v[p]);
+    load_values<T, n>(call.x + begin + i, s.v[p], call.aligned);
     if (call.residual != nullptr) {
       A r[n];
-      load_pack<T, n>(call.residual + begin + i, r);
+      load_values<T, n>(call.residual + begin + i, r, call.aligned);
 #pragma unroll
       for (int k = 0; k < n; ++k) s.v[p][k] = static_cast<A>(static_cast<T>(s.v[p][k] + r[k]));  // as it is kept
-      store_pack<T, n>(call.sum + begin + i, s.v[p]);
+      store_values<T, n>(call.sum + begin + i, s.v[p], call.aligned);
     }
 #pragma unroll
     for (int k = 0; k < n; ++k) total += s.v[p][k];
@@ -110,11 +127,11 @@ __global__ void __launch_bounds__(kWarps * 32) forward_in_warps(Forward<T> call)
     A scale[n], shift[n];
 #pragma unroll
     for (int k = 0; k < n; ++k) scale[k] = A(1), shift[k] = A(0);
-    if (call.gamma != nullptr) load_pack<T, n>(call.gamma + i, scale);
-    if (call.beta != nullptr) load_pack<T, n>(call.beta + i, shift);
+    if (call.gamma != nullptr) load_values<T, n>(call.gamma + i, scale, call.aligned);
+    if (call.beta != nullptr) load_values<T, n>(call.beta + i, shift, call.aligned);
 #pragma unroll
     for (int k = 0; k < n; ++k) s.v[p][k] = (s.v[p][k] - mean) * rstd * scale[k] + shift[k];
-    store_pack<T, n>(call.y + begin + i, s.v[p]);
+    store_values<T, n>(call.y + begin + i, s.v[p], call.aligned);
   });
   if (threadIdx.x % 32 == 0) {
     call.mean[row] = mean;
@@ -165,9 +182,9 @@ __global__ void __launch_bounds__(kWarps * 32) backward_in_warps(Backward<T> cal
       A scale[n];
 #pragma unroll
       for (int k = 0; k < n; ++k) scale[k] = A(1);
-      if (call.gamma != nullptr) load_pack<T, n>(call.gamma + i, scale);
-      load_pack<T, n>(call.s + begin + i, normal.v[p]);
-      load_pack<T, n>(call.dy + begin + i, g.v[p]);
+      if (call.gamma != nullptr) load_values<T, n>(call.gamma + i, scale, call.aligned);
+      load_values<T, n>(call.s + begin + i, normal.v[p], call.aligned);
+      load_values<T, n>(call.dy + begin + i, g.v[p], call.aligned);
 #pragma unroll
       for (int k = 0; k < n; ++k) {
         normal.v[p][k] = (normal.v[p][k] - mean) * rstd;
@@ -184,11 +201,11 @@ __global__ void __launch_bounds__(kWarps * 32) backward_in_warps(Backward<T> cal
       A more[n];
 #pragma unroll
       for (int k = 0; k < n; ++k) more[k] = A(0);
-      if (call.dsum != nullptr) load_pack<T, n>(call.dsum + begin + i, more);
+      if (call.dsum != nullptr) load_values<T, n>(call.dsum + begin + i, more, call.aligned);
 #pragma unroll
       for (int k = 0; k < n; ++k) more[k] += rstd * (g.v[p][k] - mean_g - normal.v[p][k] * mean_dot);
-      if (call.dx.data != nullptr) put_pack<T, n>(call.dx, begin + i, more);
-      if (call.dresidual.data != nullptr) put_pack<T, n>(call.dresidual, begin + i, more);
+      if (call.dx.data != nullptr) put_pack<T, n>(call.dx, begin + i, more, call.aligned);
+      if (call.dresidual.data != nullptr) put_pack<T, n>(call.dresidual, begin + i, more, call.aligned);
     });
   }
   if (call.parts == nullptr) return;  // all threads alike
@@ -249,8 +266,8 @@ __global__ void __launch_bounds__(kRowThreads) backward_in_blocks(Backward<T> ca
   for (std::int64_t i = threadIdx.x; i < call.width; i += kRowThreads) {
     A d[1] = {rstd * (scaled(i) - mean_g - normal(i) * mean_dot)};
     if (call.dsum != nullptr) d[0] += static_cast<A>(call.dsum[begin + i]);
-    if (call.dx.data != nullptr) put_pack<T, 1>(call.dx, begin + i, d);
-    if (call.dresidual.data != nullptr) put_pack<T, 1>(call.dresidual, begin + i, d);
+    if (call.dx.data != nullptr) put_pack<T, 1>(call.dx, begin + i, d, true);
+    if (call.dresidual.data != nullptr) put_pack<T, 1>(call.dresidual, begin + i, d, true);
   }
 }
 
@@ -282,8 +299,8 @@ __global__ void __launch_bounds__(kRowThreads)
     sum[0][0] += part[p * 2 * width + i];
     sum[1][0] += part[(p * 2 + 1) * width + i];
   }
-  if (dgamma.data != nullptr) put_pack<T, 1>(dgamma, i, sum[0]);
-  if (dbeta.data != nullptr) put_pack<T, 1>(dbeta, i, sum[1]);
+  if (dgamma.data != nullptr) put_pack<T, 1>(dgamma, i, sum[0], true);
+  if (dbeta.data != nullptr) put_pack<T, 1>(dbeta, i, sum[1], true);
 }
 
 std::int64_t blocks_for(std::int64_t items, std::int64_t each) { return (items + each - 1) / each; }
@@ -296,12 +313,14 @@ std::int64_t parts_of(const LayerNormBackward& call) { return std::min(blocks_fo
 template <class T>
 constexpr int kMostPacks = sizeof(T) == 2 ? 4 : 8;  // more values than 32 a lane would not fit into registers
 
+bool all_aligned(std::initializer_list<const void*> pointers) {
+  return std::all_of(pointers.begin(), pointers.end(), [](const void* p) { return is_aligned(p, 16); });
+}
+
 /// Packs a lane needs for a row, or 0 if rows cannot be held in packs.
 template <class T>
-int packs_of(std::int64_t width, std::initializer_list<const void*> pointers) {
+int packs_of(std::int64_t width) {
   constexpr int n = kPerVector<T>;
-  for (const void* p : pointers)
-    if (!is_aligned(p, 16)) return 0;
   if (width % n != 0) return 0;
   const std::int64_t packs = blocks_for(width, 32 * n);
   return packs <= 2 ? 2 : packs <= kMostPacks<T> ? kMostPacks<T> : 0;
@@ -319,8 +338,9 @@ void forward(const At& at, const LayerNormForward& call) {
                      .sum = static_cast<T*>(call.sum),
                      .y = static_cast<T*>(call.y),
                      .mean = static_cast<acc_t<T>*>(call.mean),
-                     .rstd = static_cast<acc_t<T>*>(call.rstd)};
-  const int packs = packs_of<T>(call.width, {call.x, call.residual, call.gamma, call.beta, call.sum, call.y});
+                     .rstd = static_cast<acc_t<T>*>(call.rstd),
+                     .aligned = all_aligned({call.x, call.residual, call.gamma, call.beta, call.sum, call.y})};
+  const int packs = packs_of<T>(call.width);
   if (packs == 0) {
     launch(forward_in_blocks<T>, dim3(static_cast<unsigned>(call.rows)), dim3(kRowThreads), 0, stream_of(at), f);
     return;
@@ -332,20 +352,21 @@ void forward(const At& at, const LayerNormForward& call) {
 template <class T>
 void backward(const At& at, const LayerNormBackward& call) {
   using A = acc_t<T>;
-  const Backward<T> b{.rows = call.rows,
-                      .width = call.width,
-                      .s = static_cast<const T*>(call.s),
-                      .gamma = static_cast<const T*>(call.gamma),
-                      .mean = static_cast<const A*>(call.mean),
-                      .rstd = static_cast<const A*>(call.rstd),
-                      .dy = static_cast<const T*>(call.dy),
-                      .dsum = static_cast<const T*>(call.dsum),
-                      .dx = call.dx,
-                      .dresidual = call.dresidual,
-                      .parts = wants_columns(call) ? static_cast<A*>(call.scratch) : nullptr};
+  const Backward<T> b{
+      .rows = call.rows,
+      .width = call.width,
+      .s = static_cast<const T*>(call.s),
+      .gamma = static_cast<const T*>(call.gamma),
+      .mean = static_cast<const A*>(call.mean),
+      .rstd = static_cast<const A*>(call.rstd),
+      .dy = static_cast<const T*>(call.dy),
+      .dsum = static_cast<const T*>(call.dsum),
+      .dx = call.dx,
+      .dresidual = call.dresidual,
+      .parts = wants_columns(call) ? static_cast<A*>(call.scratch) : nullptr,
+      .aligned = all_aligned({call.s, call.gamma, call.dy, call.dsum, call.dx.data, call.dresidual.data})};
   std::int64_t parts = parts_of(call);
-  const int packs =
-      packs_of<T>(call.width, {call.s, call.gamma, call.dy, call.dsum, call.dx.data, call.dresidual.data});
+  const int packs = packs_of<T>(call.width);
   if (call.rows > 0 && packs != 0) {
     const std::size_t shared = b.parts != nullptr ? static_cast<std::size_t>(2 * call.width) * sizeof(A) : 0;
     launch(packs == 2 ? backward_in_warps<T, 2> : backward_in_warps<T, kMostPacks<T>>,
