@@ -324,7 +324,6 @@ ADJOINT_SIMT_RAW void collective(const char* what, unsigned mask, Location at, b
 }
 
 void run_grid(dim3 grid, dim3 block, std::size_t shared_bytes, void (*entry)(void*), void* argument) {
-  if (machine.current != nullptr) fail("a kernel launched a kernel");
   std::lock_guard lock(machine.one_launch);
   check_limits(grid, block, shared_bytes);
   machine.random = machine.options.seed * 0x9E3779B97F4A7C15ull + 0x1234567;
@@ -349,6 +348,10 @@ void run_grid(dim3 grid, dim3 block, std::size_t shared_bytes, void (*entry)(voi
 
 namespace {
 Kept* kept = nullptr;  // one OS thread launches
+}
+
+void require_host() {
+  if (machine.current != nullptr) fail("a kernel launched a kernel");
 }
 
 void submit(std::function<void()> queued) {

@@ -89,6 +89,8 @@ void run_kept(const Kept* kept);
 bool captured();  // whether launches are being kept
 
 namespace detail {
+/// Fails in a kernel. Before anything is allocated: an abandoned fiber runs no destructors.
+void require_host();
 /// Runs it, or keeps it; throws GpuFailure if options().launch_status says so.
 void submit(std::function<void()> queued);
 }  // namespace detail
@@ -96,6 +98,7 @@ void submit(std::function<void()> queued);
 /// Runs the kernel over the grid; throws Fault for anything the executor or the checker finds.
 template <class... P, class... A>
 void launch(void (*kernel)(P...), dim3 grid, dim3 block, std::size_t shared_bytes, Stream, A&&... arguments) {
+  detail::require_host();
   detail::submit([=, held = std::tuple<std::decay_t<P>...>(static_cast<P>(std::forward<A>(arguments))...)] {
     auto body = [kernel, &held] {
       std::apply(

@@ -1,5 +1,5 @@
 # Installs the build into a folder of its own and builds the README's program against what was installed.
-# cmake -DBUILD=… -DSOURCE=… -DWORK=… -P check.cmake
+# cmake -DBUILD=… -DSOURCE=… -DWORK=… -DMOST_MIB=… -P check.cmake
 function(run)
   execute_process(COMMAND ${ARGN} RESULT_VARIABLE status OUTPUT_VARIABLE output ERROR_VARIABLE output)
   if(NOT status EQUAL 0)
@@ -18,7 +18,8 @@ if(NOT output MATCHES "step 300: loss")
 endif()
 file(GLOB library ${WORK}/installed/lib*/libadjoint.so.*.*.* ${WORK}/installed/lib/*/libadjoint.so.*.*.*)
 file(SIZE "${library}" bytes)
-if(bytes GREATER 15728640)
-  message(FATAL_ERROR "${library} has ${bytes} bytes; expected at most 15 MiB")
+math(EXPR most "${MOST_MIB} * 1048576")
+if(bytes GREATER most)
+  message(FATAL_ERROR "${library} has ${bytes} bytes; expected at most ${MOST_MIB} MiB")
 endif()
 message(STATUS "installed, found, linked and run; library of ${bytes} bytes")
