@@ -208,7 +208,7 @@ struct Running {
 template <class T>
 constexpr std::size_t forward_shared_bytes() {
   using A = acc_t<T>;
-  return sizeof(A) * (2 * kRows * kStride<A> + kTile * kStride<A> + kTile * kSlice<A>);
+  return sizeof(A) * (kRows * kStride<A> + kTile * kStride<A> + kTile * kSlice<A>);
 }
 
 template <class T>
@@ -218,7 +218,7 @@ __global__ void __launch_bounds__(kThreads, 2) forward(AttentionForward call, in
   Smem smem;
   A* own_piece = smem.take<A>(kRows * kStride<A>);
   A* other_piece = smem.take<A>(kTile * kStride<A>);
-  A* weights = smem.take<A>(kRows * kStride<A>);
+  A* weights = own_piece;  // which is not needed until the next tile
   A* values = smem.take<A>(kTile * kSlice<A>);
   const int slice_column = static_cast<int>(blockIdx.x % slices) * kSlice<A>;
   const int t0 = static_cast<int>(blockIdx.x / slices % tiles) * kRows;
@@ -248,7 +248,7 @@ __global__ void __launch_bounds__(kThreads, 2) forward(AttentionForward call, in
         if ((kept >> i & 1) == 0) score[i / 4][i % 4] = A(0);
       }
     }
-    __syncthreads();  // the last tile's weights and values have been used
+    __syncthreads();  // own_piece has been used, and the last tile's values
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
 #pragma unroll
@@ -276,8 +276,7 @@ __global__ void __launch_bounds__(kThreads, 2) forward(AttentionForward call, in
 template <class T, bool kOwnKeys>
 constexpr std::size_t gradient_shared_bytes() {
   using A = acc_t<T>;
-  return sizeof(A) * (kRows * kStride<A> + kTile * kStride<A> + (kOwnKeys ? 2 : 1) * kRows * kStride<A> +
-                      (kOwnKeys ? 2 : 1) * kTile * kSlice<A>);
+  return sizeof(A) * ((kOwnKeys ? 2 : 1) * (kRows * kStride<A> + kTile * kSlice<A>)+kTile * kStride<A>);
 }
 
 /// Blocks that own queries give dq and dbias, blocks that own keys give dk and dv. Every sum has one owner and a fixed
@@ -290,7 +289,7 @@ __global__ void __launch_bounds__(kThreads, 2)
   Smem smem;
   A* own_piece = smem.take<A>(kRows * kStride<A>);
   A* other_piece = smem.take<A>(kTile * kStride<A>);
-  A* ds_tile = smem.take<A>(kRows * kStride<A>);
+  A* ds_tile = own_piece;  // which is not needed until the next tile
   A* other_slice = smem.take<A>(kTile * kSlice<A>);
   A *p_tile = nullptr, *dy_slice = nullptr;
   if constexpr (kOwnKeys) {
@@ -336,7 +335,7 @@ __global__ void __launch_bounds__(kThreads, 2)
         key = kOwnKeys ? own : other;
       });
     }
-    __syncthreads();  // the last tile's gradients and slices have been used
+    __syncthreads();  // own_piece has been used, and the last tile's slices
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
 #pragma unroll

@@ -112,38 +112,42 @@ __device__ __forceinline__ void put(T& to, acc_t<T> value, bool accumulate) {
   to = static_cast<T>(accumulate ? static_cast<acc_t<T>>(to) + value : value);
 }
 
-/// delta[row] = dy·y, the sum over keys of P dP, for each of B H Q rows. Eight lanes a row.
-template <class T, int kThreads>
-__global__ void __launch_bounds__(kThreads)
-    dot_rows(AttentionShape shape, const T* __restrict__ y, const T* __restrict__ dy, acc_t<T>* __restrict__ delta,
-             std::int64_t rows, bool vectors) {
+/// a·b over `width` elements, in eight lanes that share a row.
+template <class T>
+__device__ __forceinline__ acc_t<T> row_dot(const T* a, const T* b, int width, bool vectors) {
   using A = acc_t<T>;
   constexpr int kVec = 16 / sizeof(T);
   struct alignas(16) Vector {
     T lane[kVec];
   };
+  A sum = 0;
+  if (vectors) {
+    for (int c = threadIdx.x % 8 * kVec; c < width; c += 8 * kVec) {
+      const Vector va = *reinterpret_cast<const Vector*>(a + c), vb = *reinterpret_cast<const Vector*>(b + c);
+#pragma unroll
+      for (int e = 0; e < kVec; ++e) sum += static_cast<A>(va.lane[e]) * static_cast<A>(vb.lane[e]);
+    }
+  } else {
+    for (int c = threadIdx.x % 8; c < width; c += 8) sum += static_cast<A>(a[c]) * static_cast<A>(b[c]);
+  }
+#pragma unroll
+  for (int d = 4; d > 0; d >>= 1) sum += __shfl_xor_sync(0xffffffffu, sum, d);
+  return sum;
+}
+
+/// delta[row] = dy·y, the sum over keys of P dP, for each of B H Q rows; 0 past the query lengths.
+template <class T, int kThreads>
+__global__ void __launch_bounds__(kThreads)
+    dot_rows(AttentionShape shape, const T* __restrict__ y, const T* __restrict__ dy, acc_t<T>* __restrict__ delta,
+             std::int64_t rows, bool vectors) {
   const std::int64_t row = static_cast<std::int64_t>(blockIdx.x) * (kThreads / 8) + threadIdx.x / 8;
-  const int width = static_cast<int>(shape.value_width);
   bool counts = row < rows;
   if (counts && shape.query_lengths != nullptr) {
     counts = row % shape.queries < shape.query_lengths[row / shape.queries / shape.heads];
   }
-  A sum = 0;
-  if (counts) {
-    const T *a = y + row * width, *b = dy + row * width;
-    if (vectors) {
-      for (int c = threadIdx.x % 8 * kVec; c < width; c += 8 * kVec) {
-        const Vector va = *reinterpret_cast<const Vector*>(a + c), vb = *reinterpret_cast<const Vector*>(b + c);
-#pragma unroll
-        for (int e = 0; e < kVec; ++e) sum += static_cast<A>(va.lane[e]) * static_cast<A>(vb.lane[e]);
-      }
-    } else {
-      for (int c = threadIdx.x % 8; c < width; c += 8) sum += static_cast<A>(a[c]) * static_cast<A>(b[c]);
-    }
-  }
-#pragma unroll
-  for (int d = 4; d > 0; d >>= 1) sum += __shfl_xor_sync(0xffffffffu, sum, d);
-  if (row < rows && threadIdx.x % 8 == 0) delta[row] = sum;
+  const int width = static_cast<int>(shape.value_width);
+  const acc_t<T> dot = row_dot(y + row * width, dy + row * width, counts ? width : 0, vectors);
+  if (row < rows && threadIdx.x % 8 == 0) delta[row] = dot;
 }
 
 }  // namespace adjoint::ADJOINT_GPU_NAMESPACE::attention

@@ -59,6 +59,14 @@ __device__ __forceinline__ std::uint32_t to_tf32(float x) {
 
 // Matrix multiply.
 
+/// Whether the GPU that is compiled for multiplies bf16 and tf32 in hardware (sm_80 and later). Elsewhere mma_bf16 and
+/// mma_tf32 work but are slow: a kernel built on them is better left empty, and not launched (device_limits).
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+inline constexpr bool kTensorCores = false;
+#else
+inline constexpr bool kTensorCores = true;
+#endif
+
 namespace detail {
 
 struct DotBf16 {

@@ -43,14 +43,14 @@ Array operand(const AttentionCase& c, int positions, int width, const std::vecto
   }
   x.stride[3] = 1;
   const std::size_t rows = static_cast<std::size_t>(c.batch) * c.heads * positions;
-  const std::vector<float> normal = normal_values(rows * width, seed);
+  const std::vector<float> normal = normal_values(rows * (width - c.zero_columns), seed);
   x.values.assign(rows == 0 ? 0 : rows * row - (row - width), kNaN);  // ends with the last element
   std::size_t next = 0;
   for (int b = 0; b < c.batch; ++b)
     for (int h = 0; h < c.heads; ++h)
       for (int t = 0; t < positions; ++t)
         for (int i = 0; i < width; ++i) {
-          const double value = normal[next++];
+          const double value = i < width - c.zero_columns ? normal[next++] : 0.0;
           const bool counts = lengths.empty() || t < lengths[static_cast<std::size_t>(b)];
           x.values[static_cast<std::size_t>(b * x.stride[0] + h * x.stride[1] + t * x.stride[2] + i)] =
               counts ? rounded<T>(value) : kNaN;

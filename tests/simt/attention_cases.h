@@ -27,6 +27,7 @@ struct AttentionCase {
   bool accumulate = false;  ///< gradients are added to what is there
   /// A bias of -inf on every key of query 1, so that its scores are all -inf.
   bool dead_row = false;
+  int zero_columns = 0;            ///< the last so many columns of all operands are 0
   std::string gradients = "qkvb";  ///< the wanted ones
   double scale = 0;                ///< 0: 1 / sqrt(width)
 };

@@ -34,7 +34,8 @@ TEST(AttentionKernel, Agrees_with_sums_written_out_below_at_and_past_a_tile) {
       {.label = "several tiles", .queries = 130, .keys = 97, .width = 24, .value_width = 24},
       {.label = "widths of 64", .queries = 33, .keys = 40, .width = 64, .value_width = 64},
       {.label = "widths of 96", .queries = 17, .keys = 70, .width = 96, .value_width = 96},
-      {.label = "widths of 128", .queries = 70, .keys = 31, .width = 128, .value_width = 128},
+      {.label = "widths of 128", .queries = 70, .keys = 45, .width = 128, .value_width = 128},
+      {.label = "short, widths of 128", .heads = 3, .queries = 22, .keys = 20, .width = 128, .value_width = 128},
       {.label = "odd widths", .queries = 21, .keys = 34, .width = 7, .value_width = 35},
       {.label = "wide values", .queries = 18, .keys = 20, .width = 3, .value_width = 131},
       {.label = "wide queries", .queries = 18, .keys = 70, .width = 150, .value_width = 5},
@@ -183,6 +184,24 @@ TEST(AttentionKernel, Gives_the_same_under_every_schedule) {
   for (const Schedule& schedule : schedules(affordable_seeds())) {
     Under under(schedule);
     for (DType dtype : kDTypes) EXPECT_EQ(attention_difference(c, dtype), "") << name(dtype) << ", " << name(schedule);
+  }
+}
+
+/// The same sums once on tensor cores, once with columns of zeros, past whose width the general kernels begin.
+TEST(AttentionKernel, Is_as_exact_on_tensor_cores_as_on_ordinary_units) {
+  for (const AttentionCase& c : std::vector<AttentionCase>{
+           {.label = "several tiles", .queries = 130, .keys = 100, .width = 64, .value_width = 64, .scale = 0.125},
+           {.label = "short", .batch = 2, .queries = 48, .keys = 48, .width = 64, .value_width = 64, .scale = 0.125},
+           {.label = "large scores", .queries = 66, .keys = 70, .width = 64, .value_width = 64, .scale = 1}}) {
+    for (DType dtype : {DType::f32, DType::bf16}) {
+      const double error = attention_error(c, dtype);
+      AttentionCase wide = c;
+      wide.width = wide.value_width = 130, wide.zero_columns = 66;
+      const double ordinary = attention_error(wide, dtype);
+      if (dtype == DType::f32) EXPECT_NE(error, ordinary) << "both took the same kernel";
+      // Three products of tf32 lose what f32 loses. bf16 also rounds P and ds, each as coarsely as the results.
+      EXPECT_LE(error, (dtype == DType::f32 ? 1.5 : 3) * ordinary) << c.label << ", " << name(dtype);
+    }
   }
 }
 
