@@ -11,7 +11,7 @@ options=(-DCMAKE_BUILD_TYPE=Release -DADJOINT_CUDA=ON -DADJOINT_BUILD_TESTS=OFF 
 [ -z "${ADJOINT_CUDA_ARCHITECTURES:-}" ] || options+=("-DADJOINT_CUDA_ARCHITECTURES=$ADJOINT_CUDA_ARCHITECTURES")
 rm -rf "$build"
 cmake -S . -B "$build" -G Ninja "${options[@]}" > /dev/null
-cmake --build "$build" --target adjoint_cuda -- -j1
+cmake --build "$build" --target adjoint_cuda -- -j1 -k0  # one file's failure says nothing of the others
 
 cached() { sed -n "s/^$1:[A-Z]*=//p" "$build/CMakeCache.txt"; }
 nvcc=$(cached ADJOINT_NVCC)

@@ -69,7 +69,7 @@ __device__ __forceinline__ void products(acc_t<T> (&sum)[4][4], acc_t<T>* own_pi
     own.template load<kRows, kDepth, kStride<A>>(own_piece, own_first, k0);
     other.template load<kTile, kDepth, kStride<A>>(other_piece, other_first, k0);
     __syncthreads();
-#pragma unroll 2
+#pragma unroll 1  // twice is more than sm_86 and sm_89 have registers for, beside two slices' sums
     for (int k = 0; k < kDepth; k += Vector<A>::kCount) {
       Vector<A> a[4], b[4];
 #pragma unroll
