@@ -12,6 +12,8 @@ struct GpuProperties {
   int compute_capability;  ///< 90 for sm_90
   int multiprocessors;
   std::size_t memory;  ///< bytes
+  std::size_t cache;   ///< bytes of the level 2 cache
+  int clock_khz;       ///< the multiprocessors' highest clock
 };
 
 enum class GpuCopy { to_device, to_host, within };
@@ -20,6 +22,8 @@ enum class GpuCopy { to_device, to_host, within };
 struct GpuApi {
   int (*device_count)(int* count);
   int (*properties)(int device, GpuProperties* properties);
+  /// Of CUDA, 13000 for 13.0: the newest that the driver runs, 0 without one, and the one that this program brings.
+  int (*versions)(int* driver, int* runtime);
   int (*set_device)(int device);
   int (*create_stream)(void** stream);
   /// Waits for all that was queued on the stream, and reports what went wrong there.

@@ -27,7 +27,13 @@ int properties(int device, GpuProperties* properties) {
   properties->compute_capability = 10 * all.major + all.minor;
   properties->multiprocessors = all.multiProcessorCount;
   properties->memory = all.totalGlobalMem;
-  return cudaSuccess;
+  properties->cache = static_cast<std::size_t>(all.l2CacheSize);
+  return cudaDeviceGetAttribute(&properties->clock_khz, cudaDevAttrClockRate, device);
+}
+
+int versions(int* driver, int* runtime) {
+  const cudaError_t status = cudaDriverGetVersion(driver);
+  return status != cudaSuccess ? status : cudaRuntimeGetVersion(runtime);
 }
 
 int set_device(int device) {
@@ -125,6 +131,7 @@ bool runs_on(int compute_capability) {
 
 GpuApi table{.device_count = device_count,
              .properties = properties,
+             .versions = versions,
              .set_device = set_device,
              .create_stream = create_stream,
              .synchronize = synchronize,

@@ -26,6 +26,12 @@ int properties(int, GpuProperties* properties) {
   properties->compute_capability = limits.compute_capability;
   properties->multiprocessors = limits.multiprocessors;
   properties->memory = std::size_t{1} << 40;
+  properties->cache = 0;
+  properties->clock_khz = 0;
+  return 0;
+}
+int versions(int* driver, int* runtime) {
+  *driver = *runtime = 0;
   return 0;
 }
 int set_device(int device) { return device == 0 ? 0 : kInvalidValue; }
@@ -117,6 +123,7 @@ bool runs_on(int) { return true; }
 
 GpuApi table{.device_count = device_count,
              .properties = properties,
+             .versions = versions,
              .set_device = set_device,
              .create_stream = create_stream,
              .synchronize = synchronize,
