@@ -8,11 +8,13 @@
 #include <string>
 
 #include "engine/gpu.h"
+#include "kernels/base/gpu_api.h"
 
 int main(int argc, char** argv) {
   using namespace adjoint;
   ::testing::InitGoogleTest(&argc, argv);
-  std::string name = "simt";
+  if (::testing::GTEST_FLAG(filter) == "*") ::testing::GTEST_FLAG(filter) = "-" ADJOINT_LEFT_OUT;
+  std::string name = simt::api != nullptr ? "simt" : "cuda";
   for (int i = 1; i < argc; ++i) {
     const std::string word = argv[i];
     if (!word.starts_with("--device=")) {

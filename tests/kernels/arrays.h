@@ -14,18 +14,20 @@
 
 #include "kernels/base/dtype.h"
 #include "kernels/base/view.h"
-#ifdef ADJOINT_KERNELS_ON_SIMT
+#ifdef ADJOINT_KERNELS_ON
 #include "kernels/base/backend.h"
-#include "kernels/simt/executor.h"
+#include "kernels/base/gpu_api.h"
 #else
 #include "kernels/cpu/thread_pool.h"
 #endif
 
-// The tests of the contracts run on the CPU's kernels, and once more, with ADJOINT_KERNELS_ON_SIMT, on the GPU's in the
-// executor: each file calls run(at(), call) and scratch_bytes(at(), call).
-#ifdef ADJOINT_KERNELS_ON_SIMT
-namespace adjoint::simt {
-/// With scratch of its own if the call has none: on the CPU some calls need none.
+// The tests of the contracts run on the CPU's kernels, and once more, with ADJOINT_KERNELS_ON=simt or cuda, on the
+// GPU's, in the executor or on a device: each file calls run(at(), call) and scratch_bytes(at(), call). What a call
+// points to comes from operator new, which tests/device/contract_main.cpp makes memory that a device reads; nothing
+// lies on the stack.
+#ifdef ADJOINT_KERNELS_ON
+namespace adjoint::ADJOINT_KERNELS_ON {
+/// Waits for the call. With scratch of its own if the call has none: on the CPU some calls need none.
 template <class Call>
 void run(const At& at, Call call) {
   std::vector<unsigned char> scratch;
@@ -36,19 +38,21 @@ void run(const At& at, Call call) {
     }
   }
   entry<At, Call>.run(at, call);
+  const int status = api->synchronize(at.stream);
+  EXPECT_EQ(status, 0) << api->error_name(status) << ": " << api->error_text(status);
   EXPECT_TRUE(scratch.empty() || scratch.back() == 0xA5) << "wrote past the scratch it asked for";
 }
 template <class Call>
 std::size_t scratch_bytes(const At& at, const Call& call) {
   return entry<At, Call>.scratch_bytes(at, call);
 }
-}  // namespace adjoint::simt
+}  // namespace adjoint::ADJOINT_KERNELS_ON
 #endif
 
 namespace adjoint::testing {
 
-#ifdef ADJOINT_KERNELS_ON_SIMT
-using simt::At;
+#ifdef ADJOINT_KERNELS_ON
+using ADJOINT_KERNELS_ON::At;
 constexpr std::size_t kMargin = 64;  // arrays are aligned, as device memory is
 #else
 using cpu::At;
@@ -205,7 +209,7 @@ inline ::testing::AssertionResult close(double value, double expected, double re
 
 /// Pools of 1, 2 and 4 threads; on a GPU nothing depends on it.
 inline const At& at([[maybe_unused]] int threads = 1) {
-#ifdef ADJOINT_KERNELS_ON_SIMT
+#ifdef ADJOINT_KERNELS_ON
   static const At place{};
   return place;
 #else

@@ -212,7 +212,7 @@ TEST(CrossEntropy, No_counted_row_gives_a_loss_of_zero_and_no_gradient) {
   for (std::int64_t i = 0; i < 21; ++i) EXPECT_EQ(dx[i], 0.0);
 }
 
-#ifdef ADJOINT_KERNELS_ON_SIMT
+#ifdef ADJOINT_KERNELS_ON
 TEST(CrossEntropy, Of_a_bad_target_is_not_a_number) {  // a GPU cannot stop at it, and must not read out of range
   for (const std::int32_t bad : {7, -1}) {
     Problem p(DType::f32, 6, 7);

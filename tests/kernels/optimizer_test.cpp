@@ -69,9 +69,9 @@ TEST(GlobalNorm, Gives_a_NaN_factor_when_the_norm_is_not_finite) {
 }
 
 TEST(StepAdvance, Counts_one) {
-  std::int64_t step = 41;
-  run(at(), StepAdvance{&step});
-  EXPECT_EQ(step, 42);
+  std::vector<std::int64_t> step{41};
+  run(at(), StepAdvance{step.data()});
+  EXPECT_EQ(step[0], 42);
 }
 
 TEST(Sgd, Is_the_definition_over_several_steps) {
@@ -85,17 +85,17 @@ TEST(Sgd, Is_the_definition_over_several_steps) {
         Array p = Array(dtype, {n}).random(1, -1, 1), g = Array(dtype, {n}).random(2, -1, 1);
         Array v = Array(dtype, {n}).random(3, -1, 1), factor(inner, {1});
         factor.put(0, 0.25);
-        const double lr = 0.05;
+        const std::vector<double> lr{0.05};
         for (int step = 0; step < 2; ++step) {
           const Array p0 = p, v0 = v;
-          run(at(), SgdUpdate{dtype, n, p.data(), g.data(), v.data(), &lr, clipped ? factor.data() : nullptr, momentum,
-                              decay, nesterov});
+          run(at(), SgdUpdate{dtype, n, p.data(), g.data(), v.data(), lr.data(), clipped ? factor.data() : nullptr,
+                              momentum, decay, nesterov});
           for (std::int64_t i = 0; i < n; ++i) {
             const double d = (clipped ? 0.25 : 1.0) * g[i] + decay * p0[i];
             const double velocity = momentum * v0[i] + d;
             const double move = momentum == 0 ? d : nesterov ? d + momentum * velocity : velocity;
             ASSERT_TRUE(close(v[i], momentum == 0 ? v0[i] : velocity, epsilon(dtype), 8 * epsilon(inner)));
-            ASSERT_TRUE(close(p[i], p0[i] - lr * move, epsilon(dtype), 8 * epsilon(inner)));
+            ASSERT_TRUE(close(p[i], p0[i] - lr[0] * move, epsilon(dtype), 8 * epsilon(inner)));
           }
         }
         ASSERT_TRUE(p.unspoiled() && v.unspoiled());
@@ -108,8 +108,8 @@ struct Adam {
   DType dtype, inner;
   std::int64_t n;
   Array p, g, m, v, factor;
-  double lr = 0.01;
-  std::int64_t step = 3;
+  std::vector<double> lr{0.01};
+  std::vector<std::int64_t> step{3};
 
   Adam(DType t, std::int64_t n_)
       : dtype(t),
@@ -123,7 +123,7 @@ struct Adam {
     factor.put(0, 0.5);
   }
   void update(const At& place, double decay, bool decoupled, bool clipped) {
-    run(place, AdamUpdate{dtype, n, p.data(), g.data(), m.data(), v.data(), &lr, &step,
+    run(place, AdamUpdate{dtype, n, p.data(), g.data(), m.data(), v.data(), lr.data(), step.data(),
                           clipped ? factor.data() : nullptr, 0.9, 0.999, 1e-8, decay, decoupled});
   }
 };
@@ -136,15 +136,15 @@ TEST(Adam, Is_the_definition_over_several_steps) {
         const bool decoupled = (options & 2) != 0, clipped = (options & 4) != 0;
         SCOPED_TRACE(std::string(name(dtype)) + " n " + std::to_string(n) + " options " + std::to_string(options));
         Adam a(dtype, n);
-        for (; a.step < 5; ++a.step) {
+        for (; a.step[0] < 5; ++a.step[0]) {
           const Array p0 = a.p, m0 = a.m, v0 = a.v;
           a.update(at(), decay, decoupled, clipped);
-          const double eps = epsilon(a.inner), t = static_cast<double>(a.step);
+          const double eps = epsilon(a.inner), t = static_cast<double>(a.step[0]);
           for (std::int64_t i = 0; i < n; ++i) {
             const double g = (clipped ? 0.5 : 1.0) * a.g[i] + (decoupled ? 0.0 : decay * p0[i]);
             const double m = 0.9 * m0[i] + (1 - 0.9) * g, v = 0.999 * v0[i] + (1 - 0.999) * g * g;
-            const double p = p0[i] - (decoupled ? a.lr * decay * p0[i] : 0.0) -
-                             a.lr * (m / (1 - std::pow(0.9, t))) / (std::sqrt(v / (1 - std::pow(0.999, t))) + 1e-8);
+            const double p = p0[i] - (decoupled ? a.lr[0] * decay * p0[i] : 0.0) -
+                             a.lr[0] * (m / (1 - std::pow(0.9, t))) / (std::sqrt(v / (1 - std::pow(0.999, t))) + 1e-8);
             ASSERT_TRUE(close(a.m[i], m, 4 * eps, 4 * eps));
             ASSERT_TRUE(close(a.v[i], v, 8 * eps, 0));
             ASSERT_TRUE(close(a.p[i], p, epsilon(dtype), 16 * eps)) << i;
@@ -159,7 +159,7 @@ TEST(Adam, Is_the_definition_over_several_steps) {
 TEST(Adam, The_first_step_is_the_learning_rate_whatever_the_size_of_the_gradient) {
   for (double size : {1e-6, 1.0, 1e6}) {
     Adam a(DType::f32, 40);
-    a.step = 1;
+    a.step[0] = 1;
     for (std::int64_t i = 0; i < 40; ++i) {
       a.p.put(i, 0);
       a.g.put(i, i % 2 == 0 ? size : -size);

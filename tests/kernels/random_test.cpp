@@ -29,15 +29,20 @@ TEST(Philox, Gives_the_known_answers) {
 
 constexpr std::uint64_t kKey = 0x123456789abcdef0u;
 // A counter that carries into its upper half within a draw.
-const PhiloxState kState{kKey, 0xfffffff0u};
+constexpr std::uint64_t kCounter = 0xfffffff0u;
+/// Where a device reads it: made when the first test asks.
+const PhiloxState* state() {
+  static const auto* made = new PhiloxState{kKey, kCounter};
+  return made;
+}
 
 TEST(RandomFill, Uniform_takes_word_i_for_element_i) {
   for (DType dtype : kFloats) {
     for (std::int64_t n : {0, 1, 3, 31, 32, 33, 63, 64, 65, 127, 128, 129, 1023, 70000}) {
       Array y(dtype, {n});
-      run(at(), RandomFill{RandomKind::uniform, dtype, n, &kState, y.data(), -2, 3});
+      run(at(), RandomFill{RandomKind::uniform, dtype, n, state(), y.data(), -2, 3});
       for (std::int64_t i = 0; i < n; ++i) {
-        const double u = philox_uniform(philox_word(kKey, kState.counter, static_cast<std::uint64_t>(i)));
+        const double u = philox_uniform(philox_word(kKey, kCounter, static_cast<std::uint64_t>(i)));
         ASSERT_TRUE(close(y[i], -2 + 5 * u, epsilon(dtype), 8 * epsilon(accumulator_of(dtype)))) << "at " << i;
       }
       EXPECT_TRUE(y.unspoiled());
@@ -49,12 +54,12 @@ TEST(RandomFill, Normal_is_box_muller_on_pairs_of_words) {
   for (DType dtype : kFloats) {
     for (std::int64_t n : {0, 1, 3, 31, 32, 33, 63, 64, 65, 127, 128, 129, 1023, 70000}) {
       Array y(dtype, {n});
-      run(at(), RandomFill{RandomKind::normal, dtype, n, &kState, y.data(), 1, 0.5});
+      run(at(), RandomFill{RandomKind::normal, dtype, n, state(), y.data(), 1, 0.5});
       double sum = 0, squares = 0;
       for (std::int64_t i = 0; i < n; ++i) {
         const std::uint64_t pair = static_cast<std::uint64_t>(i / 2 * 2);
-        const double u1 = 1 - philox_uniform(philox_word(kKey, kState.counter, pair));
-        const double u2 = philox_uniform(philox_word(kKey, kState.counter, pair + 1));
+        const double u1 = 1 - philox_uniform(philox_word(kKey, kCounter, pair));
+        const double u2 = philox_uniform(philox_word(kKey, kCounter, pair + 1));
         const double z = std::sqrt(-2 * std::log(u1)) * (i % 2 ? std::sin(2 * M_PI * u2) : std::cos(2 * M_PI * u2));
         ASSERT_TRUE(close(y[i], 1 + 0.5 * z, epsilon(dtype), dtype == DType::f64 ? 1e-14 : 2e-6)) << "at " << i;
         sum += y[i];
@@ -70,13 +75,13 @@ TEST(RandomFill, Normal_is_box_muller_on_pairs_of_words) {
 }
 
 TEST(RandomAdvance, Moves_the_counter_and_keeps_what_it_was) {
-  PhiloxState state{5, 100}, saved{0, 0};
-  run(at(), RandomAdvance{&state, &saved, 7});
-  EXPECT_EQ(state.counter, 107u);
-  EXPECT_EQ(saved.counter, 100u);
-  EXPECT_EQ(saved.key, 5u);
-  run(at(), RandomAdvance{&state, nullptr, 1});
-  EXPECT_EQ(state.counter, 108u);
+  std::vector<PhiloxState> state{{5, 100}}, saved{{0, 0}};
+  run(at(), RandomAdvance{state.data(), saved.data(), 7});
+  EXPECT_EQ(state[0].counter, 107u);
+  EXPECT_EQ(saved[0].counter, 100u);
+  EXPECT_EQ(saved[0].key, 5u);
+  run(at(), RandomAdvance{state.data(), nullptr, 1});
+  EXPECT_EQ(state[0].counter, 108u);
 }
 
 TEST(Dropout, Keeps_an_element_if_its_word_is_not_below_p) {
@@ -85,15 +90,15 @@ TEST(Dropout, Keeps_an_element_if_its_word_is_not_below_p) {
       for (std::int64_t n : {0, 1, 31, 32, 33, 127, 128, 129, 1023, 70000}) {
         const Array x = Array(dtype, {n}).random(1, 1, 2);
         Array y(dtype, {n});
-        run(at(), Dropout{dtype, n, &kState, p, x.view.data, y.data()});
+        run(at(), Dropout{dtype, n, state(), p, x.view.data, y.data()});
         for (std::int64_t i = 0; i < n; ++i) {
-          const double u = philox_uniform(philox_word(kKey, kState.counter, static_cast<std::uint64_t>(i)));
+          const double u = philox_uniform(philox_word(kKey, kCounter, static_cast<std::uint64_t>(i)));
           ASSERT_TRUE(close(y[i], u >= p ? x[i] / (1 - p) : 0, epsilon(dtype) + 2 * epsilon(accumulator_of(dtype)), 0))
               << "at " << i << " p " << p;
         }
         EXPECT_TRUE(y.unspoiled());
         Array twice = y;
-        run(at(), Dropout{dtype, n, &kState, p, x.view.data, twice.data(), true});
+        run(at(), Dropout{dtype, n, state(), p, x.view.data, twice.data(), true});
         for (std::int64_t i = 0; i < n; ++i) ASSERT_EQ(twice[i], 2 * y[i]);
       }
     }
@@ -101,14 +106,14 @@ TEST(Dropout, Keeps_an_element_if_its_word_is_not_below_p) {
 }
 
 TEST(Dropout, Keeps_an_element_whose_number_is_exactly_p) {
-  const double p = philox_uniform(philox_word(kKey, kState.counter, 17));
+  const double p = philox_uniform(philox_word(kKey, kCounter, 17));
   ASSERT_GT(p, 0);
   for (DType dtype : kFloats) {
     Array x(dtype, {18}), y(dtype, {18});
     x.random(1, 1, 2);
-    run(at(), Dropout{dtype, 18, &kState, p, x.data(), y.data()});
+    run(at(), Dropout{dtype, 18, state(), p, x.data(), y.data()});
     EXPECT_NE(y[17], 0);
-    run(at(), Dropout{dtype, 18, &kState, p + 1e-9, x.data(), y.data()});
+    run(at(), Dropout{dtype, 18, state(), p + 1e-9, x.data(), y.data()});
     EXPECT_EQ(y[17], 0);
   }
 }
@@ -119,7 +124,7 @@ TEST(Dropout, Draws_the_same_mask_in_every_dtype) {
   for (DType dtype : kFloats) {
     Array x(dtype, {kSize}), y(dtype, {kSize});
     x.random(1, 1, 2);
-    run(at(), Dropout{dtype, kSize, &kState, 0.3, x.data(), y.data()});
+    run(at(), Dropout{dtype, kSize, state(), 0.3, x.data(), y.data()});
     for (std::int64_t i = 0; i < kSize; ++i) {
       if (dtype == DType::f64) mask.push_back(y[i] != 0);
       ASSERT_EQ(y[i] != 0, mask[static_cast<std::size_t>(i)]);
@@ -132,12 +137,12 @@ TEST(Random, One_two_and_four_threads_give_the_same_bits) {
   for (DType dtype : kFloats) {
     const Array x = Array(dtype, {kSize}).random(1, 1, 2);
     Array normal(dtype, {kSize}), dropped(dtype, {kSize});
-    run(at(1), RandomFill{RandomKind::normal, dtype, kSize, &kState, normal.data(), 0, 1});
-    run(at(1), Dropout{dtype, kSize, &kState, 0.5, x.view.data, dropped.data()});
+    run(at(1), RandomFill{RandomKind::normal, dtype, kSize, state(), normal.data(), 0, 1});
+    run(at(1), Dropout{dtype, kSize, state(), 0.5, x.view.data, dropped.data()});
     for (int threads : {2, 4}) {
       Array normal2(dtype, {kSize}), dropped2(dtype, {kSize});
-      run(at(threads), RandomFill{RandomKind::normal, dtype, kSize, &kState, normal2.data(), 0, 1});
-      run(at(threads), Dropout{dtype, kSize, &kState, 0.5, x.view.data, dropped2.data()});
+      run(at(threads), RandomFill{RandomKind::normal, dtype, kSize, state(), normal2.data(), 0, 1});
+      run(at(threads), Dropout{dtype, kSize, state(), 0.5, x.view.data, dropped2.data()});
       EXPECT_TRUE(normal2.same_bytes(normal));
       EXPECT_TRUE(dropped2.same_bytes(dropped));
     }
