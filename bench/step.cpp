@@ -11,12 +11,10 @@
 
 #include "apps/common/main_guard.h"
 #include "apps/common/profile.h"
-#include "bench/batches.h"
+#include "bench/measure.h"
 #include "bench/op_chain.h"
-#include "engine/optim/optimizer.h"
+#include "bench/training_steps.h"
 #include "kernels/matmul.h"
-#include "models/classifiers.h"
-#include "models/seq2seq.h"
 
 namespace adjoint::bench {
 namespace {
@@ -76,115 +74,24 @@ Json floor_of(const Work& work, const Timing& timing, int threads) {
           {"times_floor", rounded(timing.min_ms / floor, 1e3)}};
 }
 
-Tensor ints(const std::vector<std::int32_t>& values, const Shape& shape) {
-  return Tensor::from(std::span<const std::int32_t>(values), shape);
+/// Mean over batches. A backward pass costs twice its forward; frozen inputs have no gradient of their own.
+Work work_of(const ReverseTask& task, const std::vector<Rows>& batches, std::int64_t parameters) {
+  const double h = static_cast<double>(task.model.hidden), v = static_cast<double>(task.model.symbols);
+  const bool frozen = task.model.embedding == 0;
+  const double i = frozen ? v : static_cast<double>(task.model.embedding);
+  double flop = 0, positions = 0;
+  for (const Rows& rows : batches) {
+    for (const std::vector<std::int32_t>& row : rows) {
+      const double s = static_cast<double>(row.size()) + (task.marked_source ? 2 : 0);
+      const double t = static_cast<double>(row.size()) + 1;
+      flop += (s + t) * 8 * h * (3 * h + (frozen ? 2 : 3) * i) + t * 6 * h * v;
+      if (task.model.attention == Seq2SeqAttention::dot) flop += t * 12 * h * h + 12 * t * s * h;
+      positions += s + t;
+    }
+  }
+  const double n = static_cast<double>(batches.size());
+  return {flop / n * 1e-9, positions / n * h * kCellMs + static_cast<double>(parameters) * kAdamMs};
 }
-
-constexpr std::int32_t kIgnore = -100;
-
-/// What distinguishes the two string-reversal comparisons; the rules stand in bench/peers/reverse_step.py.
-struct ReverseTask {
-  ReverseRules rules;
-  std::int32_t begin, end;
-  bool marked_source;
-  Seq2SeqOptions model;
-
-  static ReverseTask of(const Options& options) {
-    const auto attention = options.attention == "dot" ? Seq2SeqAttention::dot : Seq2SeqAttention::none;
-    if (options.model == "practical10") {
-      return {{.batch = options.batch == 0 ? 1 : options.batch, .min_length = 3, .max_length = 14, .first_letter = 2},
-              0,
-              1,
-              true,
-              {.symbols = 6, .embedding = 0, .hidden = 64, .attention = attention}};
-    }
-    const int batch = options.batch == 0 ? 64 : options.batch;
-    return {{.batch = batch, .min_length = batch == 1 ? 20 : 1},
-            1,
-            2,
-            false,
-            {.symbols = 7, .embedding = 64, .hidden = 128, .attention = attention}};
-  }
-
-  std::int64_t source_width() const { return rules.max_length + (marked_source ? 2 : 0); }
-
-  /// Source ids and lengths, decoder input and lengths, targets; as wide as the longest string could be.
-  std::vector<Tensor> inputs(const Rows& rows) const {
-    const std::int64_t batch = rules.batch, from = source_width(), to = rules.max_length + 1;
-    std::vector<std::int32_t> source(static_cast<std::size_t>(batch * from), 0), source_lengths, target_lengths;
-    std::vector<std::int32_t> in(static_cast<std::size_t>(batch * to), 0), out(in.size(), kIgnore);
-    for (std::size_t r = 0; r < rows.size(); ++r) {
-      std::vector<std::int32_t> row = rows[r];
-      std::vector<std::int32_t> reversed(row.rbegin(), row.rend());
-      reversed.insert(reversed.begin(), begin);
-      std::copy(reversed.begin(), reversed.end(), in.begin() + static_cast<std::ptrdiff_t>(r) * to);
-      std::copy(reversed.begin() + 1, reversed.end(), out.begin() + static_cast<std::ptrdiff_t>(r) * to);
-      out[r * static_cast<std::size_t>(to) + row.size()] = end;
-      target_lengths.push_back(static_cast<std::int32_t>(reversed.size()));
-      if (marked_source) {
-        row.insert(row.begin(), begin);
-        row.push_back(end);
-      }
-      std::copy(row.begin(), row.end(), source.begin() + static_cast<std::ptrdiff_t>(r) * from);
-      source_lengths.push_back(static_cast<std::int32_t>(row.size()));
-    }
-    return {ints(source, {batch, from}), ints(source_lengths, {batch}), ints(in, {batch, to}),
-            ints(target_lengths, {batch}), ints(out, {batch, to})};
-  }
-
-  /// Mean over batches. A backward pass costs twice its forward; frozen inputs have no gradient of their own.
-  Work work(const std::vector<Rows>& batches, std::int64_t parameters) const {
-    const double h = static_cast<double>(model.hidden), v = static_cast<double>(model.symbols);
-    const bool frozen = model.embedding == 0;
-    const double i = frozen ? v : static_cast<double>(model.embedding);
-    double flop = 0, positions = 0;
-    for (const Rows& rows : batches) {
-      for (const std::vector<std::int32_t>& row : rows) {
-        const double s = static_cast<double>(row.size()) + (marked_source ? 2 : 0);
-        const double t = static_cast<double>(row.size()) + 1;
-        flop += (s + t) * 8 * h * (3 * h + (frozen ? 2 : 3) * i) + t * 6 * h * v;
-        if (model.attention == Seq2SeqAttention::dot) flop += t * 12 * h * h + 12 * t * s * h;
-        positions += s + t;
-      }
-    }
-    const double n = static_cast<double>(batches.size());
-    return {flop / n * 1e-9, positions / n * h * kCellMs + static_cast<double>(parameters) * kAdamMs};
-  }
-};
-
-class ReverseTraining {
- public:
-  ReverseTraining(const ReverseTask& task, std::uint64_t seed, bool sgd)
-      : random_(seed), model_(Initializer{random_}, task.model), parameters_(model_) {
-    if (sgd) {
-      optimizer_ = std::make_unique<Sgd>(parameters_, SgdOptions{.learning_rate = 0.5});
-    } else {
-      optimizer_ = std::make_unique<Adam>(parameters_, AdamOptions{.learning_rate = 1e-3, .decoupled = false});
-    }
-  }
-
-  std::vector<Tensor> plain_step(std::span<const Tensor> in) {
-    Tensor loss;
-    {
-      const auto recording = tape_.record();
-      loss = cross_entropy(model_.forward({in[0], in[1]}, {in[2], in[3]}), in[4], kIgnore);
-    }
-    tape_.backward(loss);
-    optimizer_->step();
-    return {loss};
-  }
-  std::vector<Tensor> step(std::span<const Tensor> in) { return step_(in); }
-  std::size_t calls(std::span<const Tensor> in) const { return step_.recorded_calls(in); }
-  std::int64_t parameters() const { return parameters_.count(); }
-
- private:
-  Generator random_;
-  Seq2Seq model_;
-  ParameterSet parameters_;
-  std::unique_ptr<Optimizer> optimizer_;
-  Tape tape_;
-  Step step_{[this](std::span<const Tensor> in) { return plain_step(in); }};
-};
 
 Json timing_json(const Timing& timing) {
   return {{"min_ms", rounded(timing.min_ms)},
@@ -194,7 +101,12 @@ Json timing_json(const Timing& timing) {
 }
 
 Json reverse_step(const Options& options) {
-  const ReverseTask task = ReverseTask::of(options);
+  const auto attention = options.attention == "dot" ? Seq2SeqAttention::dot : Seq2SeqAttention::none;
+  const bool practical = options.model == "practical10";
+  const int batch = options.batch != 0 ? options.batch : practical ? 1 : 64;
+  const ReverseTask task =
+      practical ? ReverseTask::practical10(batch, attention)
+                : ReverseTask::reverse({.batch = batch, .min_length = batch == 1 ? 20 : 1}, 128, attention);
   const std::vector<Rows> batches = reverse_batches(task.rules, options.seed);
   std::vector<std::vector<Tensor>> inputs;
   std::int64_t tokens = 0;
@@ -203,7 +115,7 @@ Json reverse_step(const Options& options) {
     for (const std::vector<std::int32_t>& row : rows)
       tokens += static_cast<std::int64_t>(row.size()) + (task.marked_source ? 2 : 0);
   }
-  ReverseTraining training(task, options.seed, options.model == "practical10");
+  ReverseTraining training(task, options.seed, practical);
   std::int64_t steps = 0;
   double first = 0, last = 0;
   const auto step = [&](int b) {
@@ -238,62 +150,36 @@ Json reverse_step(const Options& options) {
                    {"first_loss", rounded(first)},
                    {"last_loss", rounded(last)},
                    {"batches_hash", fingerprint(batches)}});
-  line.update(floor_of(task.work(batches, training.parameters()), timing, options.threads));
+  line.update(floor_of(work_of(task, batches, training.parameters()), timing, options.threads));
   return line;
 }
 
-/// A headline classifier as bench/peers/headline_step.py has it.
 Json headline_step(const Options& options) {
-  const bool encoder = options.model == "lstm-encoder", sparse = options.embedding_gradient == "sparse";
-  const HeadlineRules rules{.batch = options.batch == 0 ? 64 : options.batch};
-  constexpr std::int64_t kEmbedding = 100, kHidden = 128, kIntermediate = 512;
-  const std::vector<HeadlineBatch> batches = headline_batches(rules, options.seed);
+  const HeadlineTask task{.encoder = options.model == "lstm-encoder",
+                          .sparse = options.embedding_gradient == "sparse",
+                          .rules = {.batch = options.batch == 0 ? 64 : options.batch}};
+  const std::vector<HeadlineBatch> batches = headline_batches(task.rules, options.seed);
   std::vector<std::vector<Tensor>> inputs;
-  double positions = 0, flop = 0, scores = 0;
+  double positions = 0, scores = 0;
   for (const HeadlineBatch& batch : batches) {
-    std::vector<std::int32_t> ids, lengths;
     for (const std::vector<std::int32_t>& row : batch.rows) {
-      ids.insert(ids.end(), row.begin(), row.end());
-      ids.resize((lengths.size() + 1) * static_cast<std::size_t>(rules.max_length), 0);
-      lengths.push_back(static_cast<std::int32_t>(row.size()));
       positions += static_cast<double>(row.size());
       scores += static_cast<double>(row.size() * row.size());
     }
-    inputs.push_back(
-        {ints(ids, {rules.batch, rules.max_length}), ints(lengths, {rules.batch}), ints(batch.labels, {rules.batch})});
+    inputs.push_back(task.inputs(batch));
   }
   positions /= static_cast<double>(batches.size());
   scores /= static_cast<double>(batches.size());
-  constexpr double h = kHidden;
-  flop = positions * 24 * h * (h + kEmbedding);
-  if (encoder) flop += positions * (24 * h * h + 12 * h * kIntermediate) + 12 * scores * h;
+  const double h = static_cast<double>(task.hidden), e = static_cast<double>(task.embedding);
+  double flop = positions * 24 * h * (h + e);
+  if (task.encoder) {
+    flop += positions * (24 * h * h + 12 * h * static_cast<double>(task.intermediate)) + 12 * scores * h;
+  }
 
-  Generator random(options.seed);
-  const auto model =
-      make_classifier(Initializer{random}, {.kind = encoder ? ClassifierKind::lstm_encoder : ClassifierKind::lstm,
-                                            .vocabulary = rules.vocabulary,
-                                            .embedding = kEmbedding,
-                                            .hidden = kHidden,
-                                            .pooling = encoder ? Pooling::mean : Pooling::last,
-                                            .intermediate = kIntermediate});
-  model->word_vectors().set_row_sparse(sparse);
-  ParameterSet parameters(*model);
-  Adam adam(parameters, {.learning_rate = 1e-3, .decoupled = false});
-  Tape tape;
-  const auto plain = [&](std::span<const Tensor> in) {
-    Tensor loss;
-    {
-      const auto recording = tape.record();
-      loss = cross_entropy(model->forward(in[0], {.lengths = in[1]}), in[2]);
-    }
-    tape.backward(loss);
-    adam.step();
-    return std::vector<Tensor>{loss};
-  };
-  Step recorded(plain);
+  HeadlineTraining training(task, options.seed);
   const auto step = [&](int b) {
     const std::vector<Tensor>& in = inputs[static_cast<std::size_t>(b)];
-    return options.eager ? plain(in)[0] : recorded(in)[0];
+    return options.eager ? training.plain_step(in)[0] : training.step(in)[0];
   };
   const double first = step(0).item();
   const Timing timing = measure(step, static_cast<int>(batches.size()), options.seconds);
@@ -306,12 +192,12 @@ Json headline_step(const Options& options) {
   const double last = step(0).item();
   ADJOINT_CHECK(last < first, "E-NUM-001", Exit::numeric,
                 fmt::format("loss {:.4f} at the end; expected less than the first, {:.4f}", last, first));
-  const double updated = static_cast<double>(parameters.count()) -
-                         (sparse ? static_cast<double>(rules.vocabulary * kEmbedding) - positions * kEmbedding : 0.0);
+  const double frozen = task.sparse ? static_cast<double>(task.rules.vocabulary) * e - positions * e : 0.0;
+  const double updated = static_cast<double>(training.parameters()) - frozen;
   Json line = timing_json(timing);
   line.update(Json{{"embedding_gradient", options.embedding_gradient},
-                   {"batch", rules.batch},
-                   {"parameters", parameters.count()},
+                   {"batch", task.rules.batch},
+                   {"parameters", training.parameters()},
                    {"tokens", rounded(positions, 100)},
                    {"first_loss", rounded(first)},
                    {"last_loss", rounded(last)},
