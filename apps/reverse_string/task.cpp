@@ -15,16 +15,19 @@ namespace {
 
 constexpr std::int64_t kEvaluationBatch = 256;
 
-/// Batches of the strings in order, no wider than needed.
+Device device_of(const Seq2Seq& model) { return model.parameters().at(0).parameter->value().device(); }
+
+/// Batches of the strings in order, no wider than needed, where the model lies.
 template <class F>
-void in_order(const data::ReversalAlphabet& alphabet, const std::vector<std::string>& strings, F&& f) {
+void in_order(const Seq2Seq& model, const data::ReversalAlphabet& alphabet, const std::vector<std::string>& strings,
+              F&& f) {
   for (std::size_t begin = 0; begin < strings.size(); begin += kEvaluationBatch) {
     const std::size_t end = std::min(begin + kEvaluationBatch, strings.size());
     const std::vector<std::string> part(strings.begin() + static_cast<std::ptrdiff_t>(begin),
                                         strings.begin() + static_cast<std::ptrdiff_t>(end));
     data::ReversalBatches batches(alphabet, part, {.size = static_cast<std::int64_t>(part.size()), .shuffle = false});
     const data::ReversalBatch batch = batches.batch(0);
-    f(part, batch, tensors_of(batch, batch.source.width, batch.target_in.width, Device{}));
+    f(part, batch, tensors_of(batch, batch.source.width, batch.target_in.width, device_of(model)));
   }
 }
 
@@ -109,7 +112,7 @@ Tensor loss_of(const Seq2Seq& model, std::span<const Tensor> in) {
 std::vector<std::string> reverse(const Seq2Seq& model, const data::ReversalAlphabet& alphabet,
                                  const std::vector<std::string>& strings) {
   std::vector<std::string> results;
-  in_order(alphabet, strings, [&](const auto& part, const auto&, const TensorBatch& batch) {
+  in_order(model, alphabet, strings, [&](const auto& part, const auto&, const TensorBatch& batch) {
     for (const auto& ids : model.greedy({batch.source, batch.source_lengths}, data::ReversalAlphabet::kBegin,
                                         data::ReversalAlphabet::kEnd, 2 * longest(part) + 2)) {
       results.push_back(alphabet.decode(ids));
@@ -122,12 +125,13 @@ Alignment align(const Seq2Seq& model, const data::ReversalAlphabet& alphabet, co
   const std::string written = reverse(model, alphabet, {text})[0];
   std::vector<std::int32_t> source = alphabet.encode(text), target = alphabet.encode(written);
   target.pop_back();  // the decoder reads <s> and what it has written
-  const auto tensor = [](const std::vector<std::int32_t>& ids) {
-    return Tensor::from(std::span<const std::int32_t>(ids), {1, static_cast<std::int64_t>(ids.size())});
+  const Device device = device_of(model);
+  const auto tensor = [device](const std::vector<std::int32_t>& ids) {
+    return Tensor::from(std::span<const std::int32_t>(ids), {1, static_cast<std::int64_t>(ids.size())}, device);
   };
-  const auto length = [](const std::vector<std::int32_t>& ids) {
+  const auto length = [device](const std::vector<std::int32_t>& ids) {
     const std::int32_t n = static_cast<std::int32_t>(ids.size());
-    return Tensor::from(std::span<const std::int32_t>(&n, 1), {1});
+    return Tensor::from(std::span<const std::int32_t>(&n, 1), {1}, device);
   };
   const std::vector<double> weights =
       model.alignment({tensor(source), length(source)}, {tensor(target), length(target)}).to_vector();
@@ -143,7 +147,7 @@ app::Metrics evaluate(const Seq2Seq& model, const data::ReversalAlphabet& alphab
                       const std::vector<std::string>& strings) {
   std::int64_t right = 0, tokens = 0;
   double loss = 0;
-  in_order(alphabet, strings, [&](const auto&, const data::ReversalBatch& host, const TensorBatch& batch) {
+  in_order(model, alphabet, strings, [&](const auto&, const data::ReversalBatch& host, const TensorBatch& batch) {
     const Tensor logits = model.forward({batch.source, batch.source_lengths}, {batch.target_in, batch.target_lengths});
     const std::vector<std::int32_t> chosen = argmax(logits).to_ints();
     const std::vector<std::int32_t>& wanted = host.target_out.ids;
@@ -172,7 +176,7 @@ app::Metrics evaluate(const Seq2Seq& model, const data::ReversalAlphabet& alphab
 double anti_diagonal_share(const Seq2Seq& model, const data::ReversalAlphabet& alphabet,
                            const std::vector<std::string>& strings) {
   std::int64_t mirrored = 0, letters = 0;
-  in_order(alphabet, strings, [&](const auto& part, const data::ReversalBatch& host, const TensorBatch& batch) {
+  in_order(model, alphabet, strings, [&](const auto& part, const data::ReversalBatch& host, const TensorBatch& batch) {
     const std::vector<double> weights =
         model.alignment({batch.source, batch.source_lengths}, {batch.target_in, batch.target_lengths}).to_vector();
     const std::int64_t rows = host.target_in.width, columns = host.source.width;
