@@ -1,12 +1,15 @@
 // bench_gpu: kernels alone and whole training steps on a GPU, each against the card's roof; bench/peers/gpu_kernels.py
-// and gpu_steps.py time the same in PyTorch. A time that no card can reach is an error of the benchmark and exits
-// with 8.
+// and gpu_steps.py time the same in PyTorch. Prints a line of JSON as each case ends, so that what is measured is not
+// lost: first the card and the names of all cases, then {"kernel": …} or {"step": …} for each, last the roof. A case
+// that fails is such a line too; then, and for a time that no card can reach, the exit code is 8.
 
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cmath>
+#include <cstdio>
+#include <functional>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
@@ -94,6 +97,9 @@ Json time_json(const Sample& s) {
           {"repeats", s.repeats}};
 }
 
+/// The copy that gives the bandwidth to divide by; it is always measured.
+bool is_roof(const KernelCase& c) { return c.name.starts_with("copy-"); }
+
 Json kernel_line(const KernelCase& c, const Sample& s, int sets, const Roof& roof, const GpuProperties& card) {
   const Floor floor = floor_of(c.cost, roof);
   const double touched = c.cost.bytes * sets;
@@ -111,22 +117,33 @@ Json kernel_line(const KernelCase& c, const Sample& s, int sets, const Roof& roo
   return line;
 }
 
-Json kernels(Gpu& gpu, const Options& options, Roof& roof) {
-  Json lines = Json::array();
-  for (const KernelCase& c : kernel_cases(options.tiny)) {
-    const bool is_roof = c.name.starts_with("copy-");
-    if (!is_roof && c.name.find(options.only) == std::string::npos) continue;
-    // 128 MB and more between two uses of the same memory, if that is not too many sets to make.
-    const int most = options.tiny ? 2 : 32;
-    const int sets = std::clamp(static_cast<int>(std::ceil(1.05 * kLargeBytes / c.cost.bytes)), 1, most);
-    const Queue queue = c.prepare(sets);
-    const Sample s = time_kernel(gpu, queue, sets, options);
-    if (is_roof && !options.tiny) roof.bandwidth = std::max(options.copy_gbs * 1e9, c.cost.bytes / s.least);
-    lines.push_back(kernel_line(c, s, sets, roof, gpu.properties()));
-    fmt::print(stderr, "{:<40} {:>12.3f} us\n", c.name, s.median * 1e6);
-    Allocator::of(gpu.device()).release_cached();
+/// Measures a case and prints its line. A failure is a line too: the other cases are still worth their time.
+bool report(Gpu& gpu, const char* kind, const std::string& name, const std::function<Json()>& measure) {
+  Json line;
+  try {
+    line = measure();
+  } catch (const std::exception& error) {
+    line = Json{{"name", name}, {"failed", error.what()}};
   }
-  return lines;
+  fmt::print("{}\n", Json{{kind, line}}.dump());
+  std::fflush(stdout);
+  const std::string wrong = line.contains("failed")       ? line["failed"].get<std::string>()
+                            : line.contains("impossible") ? line["impossible"].get<std::string>()
+                                                          : "";
+  if (wrong.empty()) fmt::print(stderr, "{:<40} {:>12.3f} us\n", name, line["us"].get<double>());
+  if (!wrong.empty()) fmt::print(stderr, "bench_gpu: {}: {}\n", name, wrong);
+  Allocator::of(gpu.device()).release_cached();
+  return wrong.empty();
+}
+
+Json measure_kernel(Gpu& gpu, const KernelCase& c, const Options& options, Roof& roof) {
+  // 128 MB and more between two uses of the same memory, if that is not too many sets to make.
+  const int most = options.tiny ? 2 : 32;
+  const int sets = std::clamp(static_cast<int>(std::ceil(1.05 * kLargeBytes / c.cost.bytes)), 1, most);
+  const Queue queue = c.prepare(sets);
+  const Sample s = time_kernel(gpu, queue, sets, options);
+  if (is_roof(c) && !options.tiny) roof.bandwidth = std::max(options.copy_gbs * 1e9, c.cost.bytes / s.least);
+  return kernel_line(c, s, sets, roof, gpu.properties());
 }
 
 /// A step on batches that take turns: wall clock over many replays, with one wait at the end of each block.
@@ -150,56 +167,61 @@ Json step_line(Gpu& gpu, const std::string& name, Training& training, const std:
                    {"parameters", training.parameters()},
                    {"first_loss", rounded(first, 1e6)},
                    {"last_loss", rounded(last, 1e6)}});
-  fmt::print(stderr, "{:<40} {:>12.3f} us\n", name, s.median * 1e6);
   return line;
 }
 
-Json steps(Gpu& gpu, const Options& options) {
-  Json lines = Json::array();
-  const auto wanted = [&](const std::string& name) { return name.find(options.only) != std::string::npos; };
-  const std::int32_t longest = options.tiny ? 4 : 20;
-  for (const bool ragged : {false, true}) {
-    for (const std::int64_t hidden : {64, 128}) {
-      for (const char* attention : {"none", "dot"}) {
-        const std::string name = fmt::format("reverse-h{}-{}{}", hidden, attention, ragged ? "-ragged" : "");
-        if (!wanted(name) || (options.tiny && (ragged || hidden == 128))) continue;
-        const ReverseRules rules{
-            .batch = options.tiny ? 4 : 64, .min_length = ragged ? 1 : longest, .max_length = longest};
-        const ReverseTask task = ReverseTask::reverse(
-            rules, hidden, std::string(attention) == "dot" ? Seq2SeqAttention::dot : Seq2SeqAttention::none);
-        const std::vector<Rows> rows = reverse_batches(rules, options.seed);
-        std::vector<std::vector<Tensor>> inputs;
-        for (const Rows& batch : rows) inputs.push_back(task.inputs(batch));
-        ReverseTraining training(task, options.seed, false);
-        Json line = step_line(gpu, name, training, inputs, options);
-        line["batches_hash"] = fingerprint(rows);
-        lines.push_back(line);
-      }
-    }
-  }
-  struct Headline {
-    const char* name;
-    bool encoder;
-    int batch;
-    std::int64_t width;
-  };
-  for (const Headline& h : {Headline{"lstm-b64-d64", false, 64, 64}, Headline{"lstm-encoder-b64-d64", true, 64, 64},
-                            Headline{"lstm-encoder-b512-d128", true, 512, 128}}) {
-    if (!wanted(h.name) || (options.tiny && h.batch != 64)) continue;
-    HeadlineTask task{.encoder = h.encoder, .rules = {.batch = options.tiny ? 4 : h.batch}};
-    task.embedding = task.hidden = h.width;
-    task.intermediate = 4 * h.width;
-    if (options.tiny) task.rules.max_length = 6;
-    if (options.tiny) task.rules.vocabulary = 200;
-    const std::vector<HeadlineBatch> rows = headline_batches(task.rules, options.seed);
-    std::vector<std::vector<Tensor>> inputs;
-    for (const HeadlineBatch& batch : rows) inputs.push_back(task.inputs(batch));
-    HeadlineTraining training(task, options.seed);
-    Json line = step_line(gpu, h.name, training, inputs, options);
-    line["batches_hash"] = fingerprint(rows);
-    lines.push_back(line);
-  }
-  return lines;
+struct StepCase {
+  std::string name;
+  std::function<Json()> measure;
+};
+
+StepCase reverse_case(Gpu& gpu, const Options& options, bool ragged, std::int64_t hidden, bool dot) {
+  const std::string name = fmt::format("reverse-h{}-{}{}", hidden, dot ? "dot" : "none", ragged ? "-ragged" : "");
+  return {name, [=, &gpu, &options] {
+            const std::int32_t longest = options.tiny ? 4 : 20;
+            const ReverseRules rules{
+                .batch = options.tiny ? 4 : 64, .min_length = ragged ? 1 : longest, .max_length = longest};
+            const ReverseTask task =
+                ReverseTask::reverse(rules, hidden, dot ? Seq2SeqAttention::dot : Seq2SeqAttention::none);
+            const std::vector<Rows> rows = reverse_batches(rules, options.seed);
+            std::vector<std::vector<Tensor>> inputs;
+            for (const Rows& batch : rows) inputs.push_back(task.inputs(batch));
+            ReverseTraining training(task, options.seed, false);
+            Json line = step_line(gpu, name, training, inputs, options);
+            line["batches_hash"] = fingerprint(rows);
+            return line;
+          }};
+}
+
+StepCase headline_case(Gpu& gpu, const Options& options, bool encoder, int batch, std::int64_t width) {
+  const std::string name = fmt::format("lstm{}-b{}-d{}", encoder ? "-encoder" : "", batch, width);
+  return {name, [=, &gpu, &options] {
+            HeadlineTask task{.encoder = encoder, .rules = {.batch = options.tiny ? 4 : batch}};
+            task.embedding = task.hidden = width;
+            task.intermediate = 4 * width;
+            if (options.tiny) task.rules.max_length = 6;
+            if (options.tiny) task.rules.vocabulary = 200;
+            const std::vector<HeadlineBatch> rows = headline_batches(task.rules, options.seed);
+            std::vector<std::vector<Tensor>> inputs;
+            for (const HeadlineBatch& one : rows) inputs.push_back(task.inputs(one));
+            HeadlineTraining training(task, options.seed);
+            Json line = step_line(gpu, name, training, inputs, options);
+            line["batches_hash"] = fingerprint(rows);
+            return line;
+          }};
+}
+
+/// All training steps; tiny: one of each kind of model.
+std::vector<StepCase> step_cases(Gpu& gpu, const Options& options) {
+  std::vector<StepCase> cases;
+  for (const bool ragged : {false, true})
+    for (const std::int64_t hidden : {64, 128})
+      for (const bool dot : {false, true})
+        if (!options.tiny || (!ragged && hidden == 64))
+          cases.push_back(reverse_case(gpu, options, ragged, hidden, dot));
+  for (const bool encoder : {false, true}) cases.push_back(headline_case(gpu, options, encoder, 64, 64));
+  if (!options.tiny) cases.push_back(headline_case(gpu, options, true, 512, 128));
+  return cases;
 }
 
 Device device_named(const std::string& name) {
@@ -214,7 +236,8 @@ Device device_named(const std::string& name) {
 
 int gpu(int argc, char** argv) {
   Options options;
-  CLI::App app("Kernels and training steps on a GPU: microseconds, and how far from the card's roof; JSON on stdout");
+  CLI::App app(
+      "Kernels and training steps on a GPU: microseconds, and how far from the card's roof; lines of JSON on stdout");
   app.add_option("--device", options.device, "cuda, cuda:N, or simt in a program of the tests")->capture_default_str();
   app.add_flag("--kernels,!--no-kernels", options.kernels, "time kernels alone");
   app.add_flag("--steps,!--no-steps", options.steps, "time whole training steps");
@@ -231,31 +254,39 @@ int gpu(int argc, char** argv) {
   const DefaultDevice everywhere(device);
   const GpuProperties& card = gpu.properties();
   Roof roof = options.tiny ? Roof{} : peaks_of(card);
-  Json result{{"bench", "gpu"},
-              {"engine", "adjoint"},
-              {"tiny", options.tiny},
-              {"card",
-               {{"name", card.name},
-                {"compute_capability", card.compute_capability},
-                {"multiprocessors", card.multiprocessors},
-                {"memory_mib", card.memory >> 20},
-                {"cache_mib", card.cache >> 20},
-                {"clock_mhz", card.clock_khz / 1000}}}};
-  const Json timed = options.kernels ? kernels(gpu, options, roof) : Json::array();
-  result["roof"] = {{"gb_per_s", rounded(roof.bandwidth * 1e-9, 10)},
-                    {"f32_tflop_per_s", rounded(roof.fma * 1e-12, 10)},
-                    {"tf32_tflop_per_s", rounded(roof.tf32 * 1e-12, 10)},
-                    {"bf16_tflop_per_s", rounded(roof.bf16 * 1e-12, 10)}};
-  result["kernels"] = timed;
-  result["steps"] = options.steps ? steps(gpu, options) : Json::array();
-  fmt::print("{}\n", result.dump());
-  int impossible_cases = 0;
-  for (const Json& line : timed) {
-    if (!line.contains("impossible")) continue;
-    ++impossible_cases;
-    fmt::print(stderr, "bench_gpu: {}: {}\n", line["name"].get<std::string>(), line["impossible"].get<std::string>());
-  }
-  return impossible_cases == 0 ? 0 : static_cast<int>(Exit::requirement_not_met);
+  const auto wanted = [&](const std::string& name) { return name.find(options.only) != std::string::npos; };
+  std::vector<KernelCase> kernels;
+  std::vector<StepCase> steps;
+  if (options.kernels) kernels = kernel_cases(options.tiny);
+  if (options.steps) steps = step_cases(gpu, options);
+  std::erase_if(kernels, [&](const KernelCase& c) { return !is_roof(c) && !wanted(c.name); });
+  std::erase_if(steps, [&](const StepCase& c) { return !wanted(c.name); });
+
+  Json names{{"kernels", Json::array()}, {"steps", Json::array()}};
+  for (const KernelCase& c : kernels) names["kernels"].push_back(c.name);
+  for (const StepCase& c : steps) names["steps"].push_back(c.name);
+  const Json head{{"bench", "gpu"},
+                  {"engine", "adjoint"},
+                  {"tiny", options.tiny},
+                  {"card",
+                   {{"name", card.name},
+                    {"compute_capability", card.compute_capability},
+                    {"multiprocessors", card.multiprocessors},
+                    {"memory_mib", card.memory >> 20},
+                    {"cache_mib", card.cache >> 20},
+                    {"clock_mhz", card.clock_khz / 1000}}},
+                  {"cases", names}};
+  fmt::print("{}\n", head.dump());
+  bool all = true;
+  for (const KernelCase& c : kernels)
+    all &= report(gpu, "kernel", c.name, [&] { return measure_kernel(gpu, c, options, roof); });
+  for (const StepCase& c : steps) all &= report(gpu, "step", c.name, c.measure);
+  const Json ceilings{{"gb_per_s", rounded(roof.bandwidth * 1e-9, 10)},
+                      {"f32_tflop_per_s", rounded(roof.fma * 1e-12, 10)},
+                      {"tf32_tflop_per_s", rounded(roof.tf32 * 1e-12, 10)},
+                      {"bf16_tflop_per_s", rounded(roof.bf16 * 1e-12, 10)}};
+  fmt::print("{}\n", Json{{"roof", ceilings}}.dump());
+  return all ? 0 : static_cast<int>(Exit::requirement_not_met);
 }
 
 }  // namespace adjoint::bench

@@ -21,19 +21,20 @@ class Cases:
         self.args = args
         self.lines = []
 
-    def run(self, name, bytes_per_set, prepare, **fields):
-        """prepare() makes one set and returns what to call for it."""
+    def run(self, name, bytes_per_set, prepare, notes=dict, **fields):
+        """prepare() makes one set and returns what to call for it; notes() is what it found out for the line."""
         if self.args.only not in name:
             return
         sets = harness.sets_for(self.args, bytes_per_set)
         try:
             calls = [prepare() for _ in range(sets)]
-            line = {"name": name, **harness.time_kernel(self.args, lambda i: calls[i](), sets), **fields}
+            line = {"name": name, **harness.time_kernel(self.args, lambda i: calls[i](), sets), **fields, **notes()}
         except (RuntimeError, torch.OutOfMemoryError) as error:
             line = {"name": name, "failed": str(error).splitlines()[0][:200]}
             if self.args.on_gpu:
                 torch.cuda.empty_cache()
         self.lines.append(line)
+        harness.emit(kernel=line)
         print(f"{name:<44}{line.get('us', 'failed'):>12}", file=sys.stderr)
 
 
@@ -169,9 +170,7 @@ def attention(cases, label, dtype, batch, heads, length, width, causal=False, le
         return backward_of([F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)], [q, k, v])
 
     for name, prepare in (("forward", forward), ("backward", backward)):
-        cases.run(f"attention-{name}-{label}", size, prepare)
-        if cases.lines and cases.lines[-1]["name"] == f"attention-{name}-{label}" and backend:
-            cases.lines[-1]["sdpa"] = backend[0]
+        cases.run(f"attention-{name}-{label}", size, prepare, lambda: {"sdpa": backend[0]})
 
 
 def embedding_gradient(cases, dtype, tokens, rows, width):
@@ -266,11 +265,12 @@ def main():
     args = harness.parser(__doc__.split("\n", maxsplit=1)[0]).parse_args()
     harness.setup(args)
     cases = Cases(args)
+    harness.begin("gpu_kernels", args)
     all_cases(cases, args.tiny)
     by_name = {line["name"]: line for line in cases.lines}
     copied = by_name.get("copy-268435456", {}).get("least_us")
-    extra = {"copy_gb_per_s": round(8 * 268435456 / copied / 1e3, 1)} if copied else {}
-    harness.emit("gpu_kernels", args, kernels=cases.lines, **extra)
+    if copied:
+        harness.emit(copy_gb_per_s=round(8 * 268435456 / copied / 1e3, 1))
     if not cases.lines or any(not math.isfinite(line.get("us", 0)) for line in cases.lines):
         raise SystemExit("no case, or a time that is not finite")
 

@@ -90,6 +90,7 @@ def run(args, name, make, data, lines, how, **fields):
         if args.on_gpu:
             torch.cuda.synchronize()
     lines.append(line)
+    harness.emit(step=line)
     print(f"{name + ' ' + how:<44}{line.get('us', 'failed'):>12}", file=sys.stderr)
 
 
@@ -150,6 +151,7 @@ def main():
     harness.setup(args)
     hows = ["eager", "graph"] if args.on_gpu else ["eager"]
     lines = []
+    harness.begin("gpu_steps", args)
     for ragged in (False, True):
         for hidden in (64, 128):
             for attention in ("none", "dot"):
@@ -159,7 +161,6 @@ def main():
     headline(args, lines, hows, "lstm-encoder-b64-d64", True, 64, 64)
     if not args.tiny:
         headline(args, lines, hows, "lstm-encoder-b512-d128", True, 512, 128)
-    harness.emit("gpu_steps", args, steps=lines)
     if not lines:
         raise SystemExit(f"--only {args.only}: no step has that in its name")
 
