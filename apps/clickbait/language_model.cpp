@@ -43,7 +43,7 @@ class Training {
   std::int64_t parameters() const { return parameters_.count(); }
   std::int64_t batches_per_epoch() const { return order_.batches_per_epoch(); }
 
-  app::StepResult step(std::int64_t cursor, double rate) {
+  app::StepTensors step(std::int64_t cursor, double rate) {
     if (rate != optimizer_->learning_rate()) optimizer_->set_learning_rate(rate);
     model_.set_training(true);
     std::vector<std::int64_t> chosen;
@@ -53,7 +53,7 @@ class Training {
     const std::vector<Tensor> inputs = batch(chosen, tokens);
     const Tensor loss = verified_ ? step_(inputs)[0] : step_.verify(inputs)[0];
     verified_ = true;
-    return {.loss = loss.item(), .tokens = tokens};
+    return {.loss = loss, .tokens = tokens};
   }
 
   /// loss and perplexity over the tokens of texts, their ends included.

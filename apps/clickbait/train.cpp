@@ -46,7 +46,7 @@ class Training {
   const ParameterSet& parameters() const { return parameters_; }
   std::int64_t batches_per_epoch() const { return order_.batches_per_epoch(); }
 
-  app::StepResult step(std::int64_t cursor, double rate) {
+  app::StepTensors step(std::int64_t cursor, double rate) {
     if (rate != optimizer_->learning_rate()) optimizer_->set_learning_rate(rate);
     model_->set_training(true);
     std::vector<std::int64_t> chosen;
@@ -60,10 +60,7 @@ class Training {
     // The first step is also the proof that replaying it does what running it does.
     const Tensor loss = verified_ ? step_(inputs)[0] : step_.verify(inputs)[0];
     verified_ = true;
-    app::StepResult result{.loss = loss.item(), .tokens = batch.tokens};
-    if (optimizer_->gradient_norm().defined())
-      result.more.emplace_back("grad_norm", optimizer_->gradient_norm().item());
-    return result;
+    return {.loss = loss, .gradient_norm = optimizer_->gradient_norm(), .tokens = batch.tokens};
   }
 
   Judgement judged(std::span<const std::int64_t> part) {

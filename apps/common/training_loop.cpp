@@ -21,6 +21,7 @@ namespace {
 
 constexpr int kSaveAttempts = 3;
 constexpr std::int64_t kOverfitSteps = 200;  // where --max-steps does not say
+constexpr double kRefreshSeconds = 0.1;      // as often as the progress is drawn
 
 class Loop {
  public:
@@ -63,9 +64,30 @@ class Loop {
     if (observers_.run != nullptr) observers_.run->log(line);
   }
 
-  StepResult step(const StepPlace& place) {
+  /// Makes a step. Its result, and those of steps before it, are counted now or when something needs them.
+  void step(const StepPlace& place) {
     learning_rate_ = callbacks_.learning_rate ? callbacks_.learning_rate(place.step) : 0;
-    StepResult step = callbacks_.train_step(place, learning_rate_);
+    outstanding_.push_back(place);
+    if (const std::optional<StepResult> result = callbacks_.train_step(place, learning_rate_)) {
+      count({*result});
+    } else if (counted_ < Progress::kUntimedSteps || outstanding_.size() >= kMostOutstanding ||
+               place.step % setup_.log_every == 0 || now() - counted_at_ >= kRefreshSeconds) {
+      count_outstanding();
+    }
+  }
+
+  void count_outstanding() {
+    if (!outstanding_.empty()) count(callbacks_.results());
+  }
+
+  void count(const std::vector<StepResult>& results) {
+    if (results.size() != outstanding_.size()) throw std::logic_error("run_training: not a result for each step");
+    for (std::size_t i = 0; i < results.size(); ++i) count(outstanding_[i], results[i]);
+    outstanding_.clear();
+    counted_at_ = now();
+  }
+
+  void count(const StepPlace& place, const StepResult& step) {
     if (!std::isfinite(step.loss)) {
       finish_progress();
       throw Error(
@@ -76,13 +98,15 @@ class Loop {
               place.step, place.epoch, place.batch, step.loss,
               callbacks_.explain_nonfinite ? callbacks_.explain_nonfinite(place) : "an op that was not traced"));
     }
-    if (!stepped_) result_.first_loss = step.loss;
-    stepped_ = true;
+    if (counted_ == 0) result_.first_loss = step.loss;
+    ++counted_;
     result_.last_loss = step.loss;
     tokens_ += step.tokens;
+    state_.loss_sum += step.loss;
+    state_.tokens += step.tokens;
+    last_ = step;
     if (observers_.progress != nullptr)
       observers_.progress->step(place.step, {place.epoch, setup_.epochs, step.loss, watched_text_, tokens_});
-    return step;
   }
 
   Ending repeat_first_batch() {
@@ -93,6 +117,7 @@ class Loop {
       step({i, 1, 0});
       state_.step = i;
     }
+    count_outstanding();
     finish_progress();
     return result_.signal != 0 ? Ending::signal : setup_.dry_run ? Ending::dry_run : Ending::finished;
   }
@@ -104,15 +129,14 @@ class Loop {
         // Before the step, so that a resumed run that has nothing left to do does nothing.
         if (const auto ending = due()) return stop_within_epoch(*ending);
         const StepPlace place{state_.step + 1, state_.epoch, state_.batch};
-        const StepResult done = step(place);
+        step(place);
         state_.step = place.step;
         ++state_.batch;
-        state_.loss_sum += done.loss;
-        state_.tokens += done.tokens;
-        if (state_.step % setup_.log_every == 0) log_step(done);
+        if (state_.step % setup_.log_every == 0) log_step();
         if (setup_.save_every > 0 && state_.step % setup_.save_every == 0 && state_.batch < setup_.steps_per_epoch)
           save_now_and_then();
       }
+      count_outstanding();
       record("train", {{"loss", state_.loss_sum / static_cast<double>(setup_.steps_per_epoch)}});
       if (callbacks_.evaluate) evaluate(true);
       ++state_.epoch;
@@ -137,7 +161,8 @@ class Loop {
   }
 
   Ending stop_within_epoch(Ending ending) {
-    if (!stepped_) return ending;
+    count_outstanding();
+    if (counted_ == 0) return ending;
     if (saved_step_ != state_.step) save();
     // The evaluation comes after the save: a resumed run then passes the same evaluations as one that never stopped.
     if (ending != Ending::signal && state_.batch > 0 && callbacks_.evaluate) evaluate(false);
@@ -165,10 +190,10 @@ class Loop {
           fmt::format("epoch {} step {}: {}{}", state_.epoch, state_.step, watched_text_, gain ? ", best" : ""));
   }
 
-  void log_step(const StepResult& done) {
-    Metrics metrics = {{"loss", done.loss}};
+  void log_step() {
+    Metrics metrics = {{"loss", last_.loss}};
     if (callbacks_.learning_rate) metrics.emplace_back("lr", learning_rate_);
-    metrics.insert(metrics.end(), done.more.begin(), done.more.end());
+    metrics.insert(metrics.end(), last_.more.begin(), last_.more.end());
     const double seconds = now() - logged_at_.value_or(started_);
     if (tokens_ > logged_tokens_ && seconds > 0)
       metrics.emplace_back("tokens_per_s", std::round(static_cast<double>(tokens_ - logged_tokens_) / seconds));
@@ -186,6 +211,7 @@ class Loop {
   }
 
   void save() {
+    count_outstanding();
     if (callbacks_.save) callbacks_.save(state_);
     saved_step_ = state_.step;
     failed_saves_ = 0;
@@ -206,10 +232,11 @@ class Loop {
   LoopResult result_;
   std::string watched_text_;
   std::optional<double> logged_at_;
-  double started_ = 0, learning_rate_ = 0;
-  std::int64_t tokens_ = 0, logged_tokens_ = 0, saved_step_ = -1;
+  std::vector<StepPlace> outstanding_;  // steps whose results are
+  StepResult last_;                     // of those that are counted
+  double started_ = 0, learning_rate_ = 0, counted_at_ = 0;
+  std::int64_t counted_ = 0, tokens_ = 0, logged_tokens_ = 0, saved_step_ = -1;
   int failed_saves_ = 0;
-  bool stepped_ = false;
 };
 
 }  // namespace

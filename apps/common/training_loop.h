@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -59,14 +60,21 @@ struct StepResult {
   Metrics more = {};        // logged beside the loss: grad_norm …
 };
 
+/// Steps whose results may be outstanding.
+constexpr std::size_t kMostOutstanding = 64;
+
 struct LoopCallbacks {
   std::function<void(std::int64_t epoch)> begin_epoch;  // shuffle; also called when a run resumes within the epoch
-  std::function<StepResult(const StepPlace&, double learning_rate)> train_step;  // required
+  /// Required. The step's result, or none if it is still on its way from a device.
+  std::function<std::optional<StepResult>(const StepPlace&, double learning_rate)> train_step;
+  /// The results that train_step did not give, in the order of their steps; waits for them. Asked for by what needs
+  /// them: the log, the progress, the end of an epoch, a save, the end; after kMostOutstanding steps in any case.
+  std::function<std::vector<StepResult>()> results;
   std::function<double(std::int64_t step)> learning_rate;
   std::function<Metrics()> evaluate;
   std::function<void(const LoopState&, const Metrics&)> keep_best;
   std::function<void(const LoopState&)> save;
-  /// After a loss that is not finite: "op 'softmax', rows 3, 7". train_step must not have updated anything.
+  /// After a loss that is not finite: "op 'softmax', rows 3, 7". Later steps may have been made by then.
   std::function<std::string(const StepPlace&)> explain_nonfinite;
 };
 
@@ -96,8 +104,8 @@ struct LoopResult {
 
 /// Trains from `state` on. Each epoch ends with an evaluation, then a save; a stop signal, --max-steps and --max-time
 /// end it after the current step with a save. Writes metrics.jsonl with splits "step" (one in log_every), "train"
-/// (means of an epoch) and "val". A loss that is not finite is E-NUM-001. A periodic save that fails is tried again at
-/// the next interval; the third failure in a row ends the run.
+/// (means of an epoch) and "val". A loss that is not finite is E-NUM-001, which names its step; nothing is saved after
+/// it. A periodic save that fails is tried again at the next interval; the third failure in a row ends the run.
 LoopResult run_training(const LoopSetup& setup, const LoopCallbacks& callbacks, const LoopObservers& observers,
                         LoopState state = {});
 

@@ -29,6 +29,7 @@ int print_trained(const Settings& settings, const Trained& trained) {
 
 TrainingRun::TrainingRun(const Settings& settings, Device device, TrainingPlan plan)
     : settings_(settings),
+      device_(device),
       plan_(std::move(plan)),
       setup_(loop_setup(settings)),
       progress_(Progress::on_stderr(settings.text("progress"), settings.text("color"), settings.flag("quiet"))) {
@@ -36,12 +37,12 @@ TrainingRun::TrainingRun(const Settings& settings, Device device, TrainingPlan p
   setup_.watched = plan_.watched;
   setup_.requirements = plan_.requirements;
   if (setup_.dry_run) {
-    const StepResult first = plan_.step(0, scheduled_rate(schedule(settings, setup_), 1));
+    const StepTensors first = plan_.step(0, scheduled_rate(schedule(settings, setup_), 1));
     const AllocatorStatistics memory = Allocator::of(device).statistics();
     dry_ = fmt::format(
         "{}\n{} parameters, {}, {} steps an epoch\none batch: loss {:.4f}, {} tokens, {:.1f} MiB reserved\n",
-        settings.config_json(), plan_.parameters, plan_.description, setup_.steps_per_epoch, first.loss, first.tokens,
-        static_cast<double>(memory.reserved) / (1024.0 * 1024.0));
+        settings.config_json(), plan_.parameters, plan_.description, setup_.steps_per_epoch, first.loss.item(),
+        first.tokens, static_cast<double>(memory.reserved) / (1024.0 * 1024.0));
     return;
   }
   const std::string& name = settings.text("name");
@@ -60,27 +61,29 @@ void TrainingRun::train() {
   const ScheduleOptions rates = schedule(settings_, setup_);
   const bool keep_best = plan_.keep_best && plan_.evaluate != nullptr;
   const auto save = [&] { plan_.save(weights()); };
+  StepNumbers numbers(device_);
   const auto started = std::chrono::steady_clock::now();
-  result_ =
-      run_training(setup_,
-                   {.begin_epoch = nullptr,
-                    .train_step =
-                        [&](const StepPlace& place, double rate) {
-                          return plan_.step((place.epoch - 1) * setup_.steps_per_epoch + place.batch, rate);
-                        },
-                    .learning_rate = [&](std::int64_t step) { return scheduled_rate(rates, step); },
-                    .evaluate = plan_.evaluate,
-                    .keep_best =
-                        [&](const LoopState&, const Metrics&) {
-                          if (keep_best) save();
-                        },
-                    .save =
-                        [&](const LoopState& state) {
-                          // A run that ends before its first evaluation keeps what it has.
-                          if (!keep_best || state.best.empty()) save();
-                        },
-                    .explain_nonfinite = nullptr},
-                   {.progress = &progress_, .run = &*folder_, .events = &events, .clock = nullptr, .stop = nullptr});
+  result_ = run_training(
+      setup_,
+      {.begin_epoch = nullptr,
+       .train_step =
+           [&](const StepPlace& place, double rate) {
+             return numbers.add(plan_.step((place.epoch - 1) * setup_.steps_per_epoch + place.batch, rate));
+           },
+       .results = [&] { return numbers.take(); },
+       .learning_rate = [&](std::int64_t step) { return scheduled_rate(rates, step); },
+       .evaluate = plan_.evaluate,
+       .keep_best =
+           [&](const LoopState&, const Metrics&) {
+             if (keep_best) save();
+           },
+       .save =
+           [&](const LoopState& state) {
+             // A run that ends before its first evaluation keeps what it has.
+             if (!keep_best || state.best.empty()) save();
+           },
+       .explain_nonfinite = nullptr},
+      {.progress = &progress_, .run = &*folder_, .events = &events, .clock = nullptr, .stop = nullptr});
   progress_.finish();
   seconds_ = std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
   if (profile) profile_ = profile->text();

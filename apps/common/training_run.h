@@ -12,6 +12,7 @@
 #include "apps/common/options.h"
 #include "apps/common/progress.h"
 #include "apps/common/run_folder.h"
+#include "apps/common/step_numbers.h"
 #include "apps/common/training_loop.h"
 #include "engine/device.h"
 
@@ -25,9 +26,9 @@ struct TrainingPlan {
   std::string watched;      // the metric that decides what is best
   std::int64_t parameters = 0;
   std::int64_t steps_per_epoch = 1;
-  std::function<StepResult(std::int64_t cursor, double rate)> step;  // batch number `cursor` over all epochs
-  std::function<Metrics()> evaluate;                                 // none: nothing is best, the last weights are kept
-  std::function<void(const std::string& path)> save;                 // the weights that are judged
+  std::function<StepTensors(std::int64_t cursor, double rate)> step;  // batch number `cursor` over all epochs
+  std::function<Metrics()> evaluate;                  // none: nothing is best, the last weights are kept
+  std::function<void(const std::string& path)> save;  // the weights that are judged
   bool keep_best = true;
   std::vector<Requirement> requirements = {};                   // of the best evaluation
   std::vector<std::pair<std::string, std::string>> files = {};  // written to the run folder before training
@@ -63,6 +64,7 @@ class TrainingRun {
 
  private:
   const Settings& settings_;
+  Device device_;
   TrainingPlan plan_;
   LoopSetup setup_;
   std::optional<std::string> dry_;

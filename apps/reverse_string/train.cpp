@@ -45,17 +45,14 @@ class Training {
   const ParameterSet& parameters() const { return parameters_; }
   std::int64_t batches_per_epoch() const { return batches_.batches_per_epoch(); }
 
-  app::StepResult step(std::int64_t cursor, double rate) {
+  app::StepTensors step(std::int64_t cursor, double rate) {
     if (rate != optimizer_->learning_rate()) optimizer_->set_learning_rate(rate);
     const TensorBatch batch = tensors_of(batches_.batch(cursor), longest_ + 2, longest_ + 1, device_);
     const std::vector<Tensor> inputs = batch.inputs();
     // The first step is also the proof that replaying it does what running it does.
     const Tensor loss = verified_ ? step_(inputs)[0] : step_.verify(inputs)[0];
     verified_ = true;
-    app::StepResult result{.loss = loss.item(), .tokens = batch.tokens};
-    if (optimizer_->gradient_norm().defined())
-      result.more.emplace_back("grad_norm", optimizer_->gradient_norm().item());
-    return result;
+    return {.loss = loss, .gradient_norm = optimizer_->gradient_norm(), .tokens = batch.tokens};
   }
 
   /// What the model makes of the first unseen strings.

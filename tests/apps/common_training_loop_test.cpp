@@ -187,6 +187,99 @@ TEST_F(TrainingLoop, A_loss_that_is_not_finite_is_an_error_with_its_place) {
   EXPECT_EQ(events_.find("save 6"), std::string::npos);
 }
 
+/// A device that gives its results when it is asked for them.
+struct Late {
+  std::vector<StepResult> kept;
+  std::vector<std::size_t> taken;  // how many at a time
+
+  void over(LoopCallbacks& callbacks) {
+    callbacks.train_step = [this, at_once = callbacks.train_step](const StepPlace& at, double rate) {
+      kept.push_back(*at_once(at, rate));
+      return std::optional<StepResult>();
+    };
+    callbacks.results = [this] {
+      taken.push_back(kept.size());
+      return std::exchange(kept, {});
+    };
+  }
+};
+
+TEST_F(TrainingLoop, Results_that_come_late_change_nothing) {
+  std::vector<std::string> files, events, states, shown;
+  for (const bool late : {false, true}) {
+    TempFolder folder;
+    RunFolder run_folder({.program = "p", .name = "n", .out = folder.file("r")});
+    observers_.run = &run_folder;
+    std::string text;
+    Progress progress(
+        Progress::Mode::plain, {}, [&](std::string_view part) { text += part; }, [this] { return now_; });
+    observers_.progress = &progress;
+    setup_ = {.epochs = 3, .steps_per_epoch = 40, .save_every = 25, .log_every = 7, .watched = "f1"};
+    const auto train_step = callbacks_.train_step;
+    Late device;
+    if (late) device.over(callbacks_);
+    observers_.clock = [this] { return std::floor(now_ / 200); };  // no time passes within a refresh
+    now_ = 0;
+    evaluations_ = 0;
+    const LoopResult result = run();
+    callbacks_.train_step = train_step;
+    EXPECT_EQ(result.last_loss, 1.0 / 120);
+    EXPECT_EQ(result.first_loss, 1);
+    files.push_back(slurp(run_folder.file("metrics.jsonl")));
+    events.push_back(take());
+    states.push_back(encode(result.state) + saved_);
+    shown.push_back(text);
+    // The first three one by one, since the progress times from them; then for the log at 7, 14 … and the save at 25.
+    if (late)
+      EXPECT_THAT(std::vector(device.taken.begin(), device.taken.begin() + 8),
+                  testing::ElementsAre(1, 1, 1, 4, 7, 7, 4, 3));
+  }
+  EXPECT_EQ(files[0], files[1]);
+  EXPECT_EQ(events[0], events[1]);
+  EXPECT_EQ(states[0], states[1]);
+  EXPECT_THAT(shown[1], testing::HasSubstr("100%  epoch 3/3  loss 0.0083"));
+}
+
+TEST_F(TrainingLoop, Late_results_are_asked_for_ten_times_a_second_and_before_too_many_are_out) {
+  setup_ = {.epochs = 1, .steps_per_epoch = 200, .log_every = 1000, .watched = "f1"};
+  Late device;
+  device.over(callbacks_);
+  const double a_step = 0.03;
+  observers_.clock = [&] { return now_ * a_step; };
+  run();
+  // A step adds 0.03 s, so the fourth after the last result is past 0.1 s.
+  EXPECT_THAT(std::vector(device.taken.begin(), device.taken.begin() + 5), testing::ElementsAre(1, 1, 1, 4, 4));
+  device.taken.clear();
+  observers_.clock = [] { return 0.0; };
+  run();
+  EXPECT_THAT(device.taken, testing::ElementsAre(1, 1, 1, kMostOutstanding, kMostOutstanding, kMostOutstanding, 5));
+}
+
+TEST_F(TrainingLoop, A_late_loss_that_is_not_finite_names_its_own_step_and_nothing_is_saved_after_it) {
+  callbacks_.train_step = [this](const StepPlace& at, double) {
+    note("step {}", at.step);
+    return StepResult{at.step >= 6 ? std::nan("") : 1.0};
+  };
+  setup_ = {.epochs = 1, .steps_per_epoch = 40, .save_every = 10, .log_every = 1000, .watched = "f1"};
+  observers_.clock = [] { return 0.0; };
+  Late device;
+  device.over(callbacks_);
+  expect_error([&] { run(); }, "E-NUM-001", Exit::numeric, "step 6 \\(epoch 1, batch 5\\): loss is nan");
+  EXPECT_TRUE(events_.ends_with("step 9; step 10; ")) << events_;  // found when the save at 10 asked
+  EXPECT_EQ(events_.find("save"), std::string::npos);
+}
+
+TEST_F(TrainingLoop, A_stop_counts_the_steps_that_were_made) {
+  Late device;
+  device.over(callbacks_);
+  observers_.clock = [] { return 0.0; };
+  setup_ = {.epochs = 1, .steps_per_epoch = 40, .log_every = 1000, .watched = "f1"};
+  signal_at_ = 9;
+  const LoopResult result = run();
+  EXPECT_EQ(result.last_loss, 1.0 / 9);
+  EXPECT_EQ(decode_loop_state(saved_).tokens, 90);
+}
+
 TEST_F(TrainingLoop, Requirements_are_checked_against_the_best_evaluation) {
   setup_.requirements = parse_requirements({"f1>=0.7"}, {"f1"});
   EXPECT_EQ(run().exit_code(), 0);
