@@ -2,8 +2,13 @@
 # more registers or shared memory than cmake/cuda_budgets.txt allows. It needs a toolkit and no GPU; what it makes is the
 # backend that programs link, so what passes here is what runs.
 set(ADJOINT_CUDA AUTO CACHE STRING "Build the CUDA backend: ON, OFF, or AUTO for where there is a toolkit")
-set(ADJOINT_CUDA_ARCHITECTURES "75-real;80-real;86-real;89-real;90-real;100-real;120" CACHE STRING
-  "GPU architectures, as CMAKE_CUDA_ARCHITECTURES: N-real, N-virtual, or N for both")
+set(ADJOINT_CUDA_ARCHITECTURES "80-real;90" CACHE STRING
+  "GPU architectures, as CMAKE_CUDA_ARCHITECTURES: N-real, N-virtual, or N for both; all: those of a release")
+if(ADJOINT_CUDA_ARCHITECTURES STREQUAL "all")
+  # Hides the cache's value from here on, and keeps the list where scripts find it.
+  set(ADJOINT_CUDA_ARCHITECTURES "75-real;80-real;86-real;89-real;90-real;100-real;120")
+endif()
+set(ADJOINT_CUDA_ARCHITECTURES_BUILT "${ADJOINT_CUDA_ARCHITECTURES}" CACHE INTERNAL "")
 set(ADJOINT_NVCC_FLAGS -std=c++20 --expt-relaxed-constexpr -O2 -DNDEBUG -Xcompiler=-fPIC -Werror all-warnings)
 
 find_program(ADJOINT_NVCC nvcc HINTS $ENV{CUDA_HOME}/bin $ENV{CUDA_PATH}/bin /usr/local/cuda/bin)

@@ -7,8 +7,8 @@ cd "$(dirname "$0")/.."
 
 folder=${1:-bench/results}
 build=build/cuda-all
-options=(-DCMAKE_BUILD_TYPE=Release -DADJOINT_CUDA=ON -DADJOINT_BUILD_TESTS=OFF -DADJOINT_BUILD_BENCH=OFF)
-[ -z "${ADJOINT_CUDA_ARCHITECTURES:-}" ] || options+=("-DADJOINT_CUDA_ARCHITECTURES=$ADJOINT_CUDA_ARCHITECTURES")
+options=(-DCMAKE_BUILD_TYPE=Release -DADJOINT_CUDA=ON -DADJOINT_BUILD_TESTS=OFF -DADJOINT_BUILD_BENCH=OFF
+         "-DADJOINT_CUDA_ARCHITECTURES=${ADJOINT_CUDA_ARCHITECTURES:-all}")
 rm -rf "$build"
 cmake -S . -B "$build" -G Ninja "${options[@]}" > /dev/null
 cmake --build "$build" --target adjoint_cuda -- -j1 -k0  # one file's failure says nothing of the others
@@ -16,7 +16,7 @@ cmake --build "$build" --target adjoint_cuda -- -j1 -k0  # one file's failure sa
 cached() { sed -n "s/^$1:[A-Z]*=//p" "$build/CMakeCache.txt"; }
 nvcc=$(cached ADJOINT_NVCC)
 version=$("$nvcc" --version | sed -n 's/^Cuda compilation tools, release \([^,]*\), V\(.*\)$/\2/p')
-architectures=$(cached ADJOINT_CUDA_ARCHITECTURES)
+architectures=$(cached ADJOINT_CUDA_ARCHITECTURES_BUILT)
 machine=$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -1)
 date=$(date +%F)
 archive=$(stat -c %s "$build/kernels/libadjoint_cuda.a")
@@ -34,7 +34,7 @@ done)
 mkdir -p "$folder"
 awk -v date="$date" -v machine="$machine" -v nvcc="$version" -v architectures="$architectures" -v archive="$archive" '
   BEGIN { printf "{\n  \"date\": \"%s\",\n  \"machine\": \"%s\",\n  \"nvcc\": \"%s\",\n  \"architectures\": \"%s\",\n  \"archive_bytes\": %s,\n  \"files\": [", date, machine, nvcc, architectures, archive }
-  { printf "%s\n    {\"name\": \"%s\", \"seconds\": %s, \"bytes\": %s, \"kernels\": %s, \"most_registers\": %s}", NR > 1 ? "," : "", $1, $2, $3, $4, $5 }
+  { printf "%s\n    {\"name\": \"%s\", \"seconds\": %s, \"bytes\": %s, \"kernels\": %s, \"most_registers\": %s}", (NR > 1 ? "," : ""), $1, $2, $3, $4, $5 }
   END { print "\n  ]\n}" }' <<< "$files" > "$folder/cuda-build-$date.json"
 awk -v date="$date" -v machine="$machine" -v nvcc="$version" -v architectures="$architectures" -v archive="$archive" '
   BEGIN {

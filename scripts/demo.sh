@@ -3,7 +3,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-cmake --preset release -DADJOINT_BUILD_BENCH=OFF -DADJOINT_CUDA_ARCHITECTURES="80-real;90-real" > /dev/null
+cmake --preset release -DADJOINT_BUILD_BENCH=OFF > /dev/null
 cmake --build --preset release --target reverse_string
 run=build/demo
 program=build/release/bin/reverse_string
