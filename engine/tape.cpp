@@ -40,7 +40,11 @@ const void* Gradients::incoming(int output) const {
 
 GradOut Gradients::into(int input) const {
   const std::int32_t index = node_.slots[input];
-  return index < 0 ? GradOut{} : tape_.into(tape_.slots_[static_cast<std::size_t>(index)]);
+  if (index < 0) return {};
+  if (node_.device.type != DeviceType::cpu)
+    for (int before = 0; before < input; ++before)
+      if (node_.slots[before] == index) return tape_.apart(index);
+  return tape_.into(tape_.slots_[static_cast<std::size_t>(index)]);
 }
 
 RowGradOut Gradients::into_rows(int input) const {
@@ -56,7 +60,7 @@ GradOut Gradients::pass_on(int input) const {
   if (index < 0) return {};
   Tape::Slot& to = tape_.slots_[static_cast<std::size_t>(index)];
   Tape::Slot& from = tape_.slots_[static_cast<std::size_t>(node_.slots[node_.inputs])];
-  if (to.written || to.parameter != nullptr || to.count != from.count || to.dtype != from.dtype) return tape_.into(to);
+  if (to.written || to.parameter != nullptr || to.count != from.count || to.dtype != from.dtype) return into(input);
   to.gradient = std::move(from.gradient);
   to.written = true;
   return {to.gradient->data, false};
@@ -85,6 +89,7 @@ void Tape::forget() {
   for (Node*& node : nodes_) destroy_node(node);
   nodes_.clear();
   slots_.clear();
+  apart_.clear();  // of a backward that failed half way
   chunk_ = 0;
   used_ = 0;
   freed_ = false;
@@ -158,6 +163,25 @@ GradOut Tape::into(Slot& slot) {
   return {slot.gradient->data, accumulate};
 }
 
+GradOut Tape::apart(std::int32_t index) {
+  const Slot& slot = slots_[static_cast<std::size_t>(index)];
+  apart_.emplace_back(
+      index,
+      StorageRef(Allocator::current(slot.device).allocate(static_cast<std::size_t>(slot.count) * size_of(slot.dtype))));
+  return {apart_.back().second->data, false};
+}
+
+void Tape::add_apart() {
+  for (const auto& [index, gradient] : apart_) {
+    Slot& slot = slots_[static_cast<std::size_t>(index)];
+    const GradOut out = into(slot);
+    launch(slot.device, Copy{.from = View::flat(gradient->data, slot.dtype, slot.count),
+                             .to = View::flat(out.data, slot.dtype, slot.count),
+                             .accumulate = out.accumulate});
+  }
+  apart_.clear();
+}
+
 void Tape::backward(const Tensor& y, bool retain) {
   ADJOINT_OP_CHECK(y.count() == 1, "E-GRAD-004",
                    fmt::format("backward: shape {} has {} elements; expected one, or give the gradient of each",
@@ -196,6 +220,8 @@ void Tape::backward(const Tensor& y, const Tensor& dy, bool retain) {
     for (int o = 0; o < node.outputs; ++o)
       reached |= slots_[static_cast<std::size_t>(node.slots[node.inputs + o])].written;
     if (reached) node.backward(Gradients(*this, node));
+    if (!apart_.empty()) [[unlikely]]
+      add_apart();
     for (int o = 0; o < node.outputs; ++o) {
       Slot& slot = slots_[static_cast<std::size_t>(node.slots[node.inputs + o])];
       slot.gradient = StorageRef();  // nothing earlier reads it, and the next node may reuse its memory

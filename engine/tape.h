@@ -73,7 +73,8 @@ class Gradients {
   /// Gradient of output i: dense, of its shape and dtype. Null if nothing depends on that output (a gradient of zero);
   /// of a node with one output it is never null.
   const void* incoming(int output = 0) const;
-  /// Destination for input i's gradient: dense, of the input's shape and dtype; null data if it is not wanted.
+  /// Destination for input i's gradient: dense, of the input's shape and dtype; null data if it is not wanted. No two
+  /// of a node overlap on a GPU, also where one tensor is several of its inputs: a kernel's threads write in any order.
   GradOut into(int input) const;
   /// The same for an op that reaches single rows of its input and can say which: the only ones that a parameter with
   /// row-sparse gradients may be given to. into() of such a parameter throws E-GRAD-006.
@@ -192,6 +193,8 @@ class Tape {
   void link(Node& node, std::int32_t* slots, std::span<const Tensor* const> inputs, std::span<Tensor* const> outputs);
   Tensor::TapeSlot parameter_slot(Parameter& parameter);
   GradOut into(Slot& slot);
+  GradOut apart(std::int32_t index);
+  void add_apart();
   void forget();
   void destroy_node(Node*& node);
 
@@ -201,6 +204,8 @@ class Tape {
   std::vector<Slot> slots_;
   std::vector<Node*> nodes_;
   bool freed_ = false;
+  // Gradients that a node writes beside the slot they belong to; added to it when the node is done.
+  std::vector<std::pair<std::int32_t, StorageRef>> apart_;
   // Nodes lie in chunks that are kept for the next recording.
   std::vector<std::unique_ptr<std::byte[]>> chunks_;
   std::size_t chunk_ = 0;

@@ -174,6 +174,50 @@ TEST_P(Sweep, Layout_does_not_change_a_bit) {
   }
 }
 
+/// The gradient of one tensor that is both inputs, `a` and `b`: recorded once, given twice.
+Tensor gradient_of_both(const OpSample& sample, Tensors in, std::size_t a, std::size_t b, const Tensors& v) {
+  Tape tape;
+  Tensor total, both;
+  {
+    const auto recording = tape.record();
+    both = tape.watch(in[a]);
+    in[a] = in[b] = both;
+    const Tensors outputs = sample.run(in);
+    for (std::size_t i = 0; i < outputs.size(); ++i) {
+      if (!v[i].defined() || outputs[i].slot().epoch != tape.epoch()) continue;
+      const Tensor term = sum(mul(outputs[i], v[i]));
+      total = total.defined() ? total + term : term;
+    }
+  }
+  tape.backward(total);
+  return tape.gradient(both);
+}
+
+TEST_P(Sweep, One_tensor_in_two_places_gets_the_sum) {
+  if (!record().differentiable) return;
+  for (const OpSample& sample : samples_of(record())) {
+    if (!sample.check_gradient) continue;
+    const std::vector<int> differentiable = differentiable_inputs(sample);
+    for (const DType dtype : {DType::f64, DType::f32}) {  // which may be other kernels
+      for (const int a : differentiable) {
+        for (const int b : differentiable) {
+          const std::size_t i = static_cast<std::size_t>(a), k = static_cast<std::size_t>(b);
+          if (i >= k || sample.inputs[i].shape() != sample.inputs[k].shape()) continue;
+          Tensors inputs = convert(sample.inputs, dtype);
+          inputs[k] = inputs[i];
+          const Tensors v = random_cotangents(sample.run(inputs), 19);
+          const Tensors apart = tape_gradients(sample, inputs, v);
+          const double worst = error(gradient_of_both(sample, inputs, i, k, v), apart[i] + apart[k]).first;
+          // Of the terms: they may cancel. Only the last sum is another.
+          const double size = std::max(error(apart[i], apart[i]).second, error(apart[k], apart[k]).second);
+          EXPECT_LE(worst, 8 * epsilon(dtype) * size)
+              << record().name << " " << sample.label << " in " << name(dtype) << ", inputs " << a << " and " << b;
+        }
+      }
+    }
+  }
+}
+
 /// A function of the sample's inputs that runs op and backward; inputs' gradients follow the outputs.
 Tensors forward_and_backward(const OpSample& sample, std::span<const Tensor> inputs) {
   const Tensors in(inputs.begin(), inputs.end());
