@@ -223,7 +223,7 @@ class Check:
     # ---- Stages ----
 
     def stage_build(self):
-        programs = ["tests", "contracts", "reverse_string", "clickbait", "bench_gpu"]
+        programs = ["tests", "contracts", "adjoint", "reverse_string", "clickbait", "bench_gpu"]
         if self.args.build:
             missing = [name for name in programs if self.program(name) is None]
             reason = f"{self.build.name}/bin has no {', '.join(missing)}" if missing else ""
@@ -231,7 +231,8 @@ class Check:
             return
         targets = (["device_tests", "device_contract_tests"] if self.on_gpu else
                    ["simt_engine_tests", "simt_contract_tests"])
-        targets += [name if self.on_gpu else f"simt_{name}" for name in programs[2:]]
+        targets += [name if self.on_gpu else f"simt_{name}" for name in programs[3:]]
+        targets += ["adjoint_program" if self.on_gpu else "simt_adjoint"]  # the program's name is the library's
         options = ["-DCMAKE_BUILD_TYPE=Release"]
         if self.on_gpu:
             options += ["-DADJOINT_CUDA=ON", f"-DADJOINT_CUDA_ARCHITECTURES={self.capability}-real"]
@@ -284,6 +285,11 @@ class Check:
         return self.together([lambda i=i: shard(i) for i in range(shards)])
 
     def stage_tests(self):
+        doctor = self.program("adjoint")
+        if doctor is None:
+            self.absent("tests", "adjoint doctor", f"no program of it in {self.build.name}/bin")
+        else:
+            self.run("tests", "adjoint doctor", [doctor, "doctor"], 60)
         if self.on_gpu:
             self.together([lambda: self.gtest("tests", "engine and models", "tests", [], 6, LIMITS["tests"]),
                            lambda: self.gtest("tests", "kernels' contracts", "contracts", [], 4, LIMITS["tests"])])

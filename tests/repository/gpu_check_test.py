@@ -91,6 +91,7 @@ class DryRun(Case):
 
         kinds = task(record, "tests", "engine and models")["kinds"]
         self.assertEqual([kind for kind in KINDS if not kinds.get(kind)], [])
+        self.assertEqual(task(record, "tests", "adjoint doctor")["result"], "passed")
         for app in ("reverse_string", "clickbait"):
             for what in ("on the device", "again", "on the CPU"):
                 self.assertGreater(task(record, "train", f"{app} {what}")["train"]["first"], 0)
