@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """scripts/gpu_check.sh, run on the executor, and what it does when programs fail or it is stopped; the README's table.
 
-  gpu_check_test.py BUILD dry-run|faults|peers|readme      BUILD/bin has the programs; exit 77 if something is not here
+  gpu_check_test.py BUILD dry-run|faults|pretended|peers|readme      BUILD/bin has the programs; exit 77 if something is not here
 """
 import json
 import os
@@ -221,6 +221,81 @@ echo '{"step": {"name": "s", "us": 5}}'
                                       "libcuda.so.1); try --device simt for a dry run on the CPU\n")
 
 
+class Pretended(Case):
+    """The way of a GPU through the script, with a driver and tools that only pretend and programs that use the executor."""
+
+    DRIVER = """
+int cuInit(unsigned f) { return 0; }
+int cuDeviceGetCount(int* n) { *n = 1; return 0; }
+int cuDeviceGet(int* d, int i) { *d = i; return 0; }
+int cuDeviceGetName(char* s, int n, int d) { __builtin_strcpy(s, "Pretended GPU"); return 0; }
+int cuDeviceGetAttribute(int* v, int a, int d) { *v = a == 75 ? 9 : 0; return 0; }
+"""
+    # Takes the device's name, and for training the length, out of the arguments.
+    PROGRAM = """
+for a; do
+  shift
+  case $a in --device=cuda | --copy-gbs*) continue ;; cuda) a=simt ;; 200) a=2 ;; 64) a=8 ;; esac
+  set -- "$@" "$a"
+done
+exec {program} "$@" {options}
+"""
+
+    def script(self, path, text):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("#!/bin/sh\n" + text, encoding="utf-8")
+        path.chmod(0o755)
+
+    def setUp(self):
+        super().setUp()
+        tools, programs = self.out / "tools", self.out / "build" / "bin"
+        self.script(tools / "nvidia-smi", "echo 'Pretended GPU, 580.1, 81559 MiB, 1980 MHz, 2619 MHz, 1980 MHz, 90 W, "
+                                          "700 W, 40, 0x0'\n")
+        self.script(tools / "compute-sanitizer", "tool=$1; shift 2\n[ $tool = --tool=racecheck ] && echo "
+                    "'========= Error: Race reported between Write access'\n\"$@\" || exit 8\n"
+                    "echo '========= ERROR SUMMARY: 0 errors'\n")
+        source = self.out / "driver.c"
+        source.write_text(self.DRIVER, encoding="utf-8")
+        compiler = shutil.which("cc") or shutil.which("c++")
+        if compiler is None:
+            self.skipTest("no C compiler")
+        subprocess.run([compiler, "-x", "c", "-w", "-shared", "-fPIC", "-o", str(tools / "libcuda.so.1"), str(source)],
+                       check=True)
+        for name, program, options in (
+                ("device_tests", "engine_tests", "--gtest_filter='*Sweep.*/gelu:*Sweep.*/layer_norm:*Sweep.*/sum:"
+                                                 "Step.*Trains*:-*Planted*'"),
+                ("device_contract_tests", "contract_tests", "--gtest_filter='StepAdvance.*:RandomAdvance.*:GlobalNorm.*'"),
+                ("adjoint", "adjoint", ""), ("bench_gpu", "bench_gpu", "--tiny"),
+                ("reverse_string", "reverse_string", "--hidden 16 --letters abc --min-length 2 --max-length 4 "
+                                                     "--train-strings 64 --validation-strings 8"),
+                ("clickbait", "clickbait", "--hidden 16 --embedding 8 --heads 2 --intermediate 16 --batch-size 8")):
+            self.script(programs / name, self.PROGRAM.format(program=BUILD / "bin" / f"simt_{program}", options=options))
+        self.environment = {**os.environ, "PATH": f"{tools}:{os.environ['PATH']}", "LD_LIBRARY_PATH": str(tools)}
+
+    def test_runs_every_stage(self):
+        command = self.command(build=self.out / "build")
+        command[command.index("simt")] = "cuda"
+        done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False, env=self.environment)
+        records = list((self.out / "out").glob("gpu-pretended-gpu-*.json"))
+        self.assertEqual(len(records), 1, done.stdout + done.stderr)
+        record = json.loads(records[0].read_text(encoding="utf-8"))
+        page = records[0].with_suffix(".md").read_text(encoding="utf-8")
+        self.assertEqual((record["gpu"], record["compute_capability"]), ("Pretended GPU", 90))
+        wrong = [t for t in record["tasks"] if t["result"] == "failed"]
+        self.assertEqual([(t["name"], t["reason"]) for t in wrong],
+                         [("racecheck", "racecheck reports: Error: Race reported between Write access")])
+        self.assertEqual(done.returncode, 1)
+        names = [t["name"] for t in record["tasks"]]
+        for name in ("engine and models, part 6 of 6", "kernels' contracts, part 4 of 4", "memcheck", "initcheck",
+                     "synccheck", "adjoint doctor", "clickbait: two runs have equal bits"):
+            self.assertIn(name, names)
+        self.assertGreater(task(record, "sanitizer", "memcheck")["tests_done"], 10)
+        self.assertEqual(record["bench"]["before"]["driver_version"], "580.1")
+        self.assertEqual(record["bench"]["after"]["clocks.sm"], "1980 MHz")
+        self.assertIn("Measured on Pretended GPU", page)
+        self.assertRegex(page, r"\| reverse-h64-none \| .* \| 80 us, missed \|")
+
+
 class Peers(Case):
     def test_measure_each_of_our_cases(self):
         done, record = self.check("--stages", "bench", python=peers_python())
@@ -298,7 +373,7 @@ def peers_python():
 
 
 def main():
-    suite = {"dry-run": DryRun, "faults": Faults, "peers": Peers, "readme": Readme}[sys.argv[2]]
+    suite = {"dry-run": DryRun, "faults": Faults, "pretended": Pretended, "peers": Peers, "readme": Readme}[sys.argv[2]]
     if suite is Peers and peers_python() is None:
         print("SKIPPED: ADJOINT_PEERS_VENV names no environment with PyTorch")
         return 77
