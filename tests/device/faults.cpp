@@ -2,6 +2,8 @@
 
 #include <map>
 #include <stdexcept>
+#include <string_view>
+#include <utility>
 
 #include "kernels/base/gpu_api.h"
 #include "kernels/simt/executor.h"
@@ -15,7 +17,10 @@ struct State {
   const GpuApi* real = nullptr;
   std::uint64_t calls = 0, fail_at = 0;
   int status = 0;
+  std::string only;  // calls whose names begin with this
+  std::function<void()> on_failure;
   std::string failed_call;
+  std::map<std::string, std::uint64_t> by_name;
   std::size_t memory = 0, in_use = 0;
   std::map<void*, std::size_t> blocks;
   std::uint64_t graphs = 0;
@@ -26,8 +31,13 @@ GpuApi failing;
 /// Counts a call; whether it is the one to fail.
 bool fails(const char* call) {
   ++state.calls;
-  if (state.calls != state.fail_at) return false;
+  ++state.by_name[call];
+  const bool due = state.only.empty() ? state.calls == state.fail_at
+                                      : state.failed_call.empty() && state.calls >= state.fail_at &&
+                                            std::string_view(call).starts_with(state.only);
+  if (!due) return false;
   state.failed_call = call;
+  if (state.on_failure) state.on_failure();
   return true;
 }
 
@@ -87,6 +97,7 @@ Faults::Faults() {
     return fails("allocate_host") ? state.status : state.real->allocate_host(data, bytes);
   };
   failing.copy = [](void* to, const void* from, std::size_t bytes, GpuCopy direction, void* stream) {
+    if (direction == GpuCopy::to_host) ++state.by_name["copy to the host"];
     return fails("copy") ? state.status : state.real->copy(to, from, bytes, direction, stream);
   };
   failing.fill = [](void* to, int byte, std::size_t bytes, void* stream) {
@@ -114,11 +125,22 @@ void Faults::fail(std::uint64_t n, int status) {
   state.calls = 0;
   state.fail_at = n;
   state.status = status;
+  state.only.clear();
   state.failed_call.clear();
+  state.by_name.clear();
 }
+void Faults::fail_next(const std::string& name, std::uint64_t n, int status) {
+  fail(n, status);
+  state.only = name;
+}
+void Faults::on_failure(std::function<void()> action) { state.on_failure = std::move(action); }
 bool Faults::failed() const { return !state.failed_call.empty(); }
 std::string Faults::failed_call() const { return state.failed_call; }
 std::uint64_t Faults::calls() const { return state.calls; }
+std::uint64_t Faults::calls_of(const std::string& call) const {
+  const auto count = state.by_name.find(call);
+  return count == state.by_name.end() ? 0 : count->second;
+}
 void Faults::set_memory(std::size_t bytes) { state.memory = bytes; }
 std::size_t Faults::memory_in_use() const { return state.in_use; }
 std::uint64_t Faults::live_blocks() const { return state.blocks.size(); }
