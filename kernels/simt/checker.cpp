@@ -189,7 +189,11 @@ void report_stranger(const Touch& t) {
   fail(std::move(text));
 }
 
-bool in_program_image(const char* p) { return p >= &__executable_start && p < &_end; }
+/// Statics of the program, or of kernels that were loaded as a library.
+bool in_an_image(const char* p) {
+  Dl_info info;
+  return (p >= &__executable_start && p < &_end) || dladdr(p, &info) != 0;
+}
 
 void access(const void* data, std::size_t bytes, Access kind, void* pc) {
   if (!in_kernel || bytes == 0) return;
@@ -203,7 +207,7 @@ void access(const void* data, std::size_t bytes, Access kind, void* pc) {
     check_region(*r, touch);
     // Give way only here: inside the constructor of a static local, a second fiber would enter that constructor too.
     if (machine.options.preempt != 0 && random_bits() % machine.options.preempt == 0) give_way();
-  } else if (!in_program_image(p)) {
+  } else if (!in_an_image(p)) {
     report_stranger(touch);
   }
   in_kernel = true;
@@ -212,7 +216,7 @@ void access(const void* data, std::size_t bytes, Access kind, void* pc) {
 void add(const void* data, std::size_t bytes, std::size_t element, bool shared, bool initialised, const char* name) {
   std::size_t granule = std::clamp<std::size_t>(element, 1, 4);
   const char* base = static_cast<const char*>(data);
-  Region r{base,   bytes, granule, in_program_image(base) ? 256u : 0u,
+  Region r{base,   bytes, granule, in_an_image(base) ? 256u : 0u,
            shared, 0,     name,    Cells((bytes + granule - 1) / granule)};
   if (initialised) {
     for (std::size_t i = 0; i < r.cells.count; ++i) r.cells.data[i].initialised = 0xff;
