@@ -93,12 +93,16 @@ namespace detail {
 void require_host();
 /// Runs it, or keeps it; throws GpuFailure if options().launch_status says so.
 void submit(std::function<void()> queued);
+/// Adds the kernel to the file that $ADJOINT_SIMT_LAUNCHED names, as its program, the time that was linked at, and the
+/// kernel's place in it: for the test that other tests launch every kernel.
+void note_launch(const void* kernel);
 }  // namespace detail
 
 /// Runs the kernel over the grid; throws Fault for anything the executor or the checker finds.
 template <class... P, class... A>
 void launch(void (*kernel)(P...), dim3 grid, dim3 block, std::size_t shared_bytes, Stream, A&&... arguments) {
   detail::require_host();
+  detail::note_launch(reinterpret_cast<const void*>(kernel));
   detail::submit([=, held = std::tuple<std::decay_t<P>...>(static_cast<P>(std::forward<A>(arguments))...)] {
     auto body = [kernel, &held] {
       std::apply(

@@ -190,5 +190,55 @@ TEST(Adam, A_NaN_clip_factor_shows_in_every_parameter) {
   for (std::int64_t i = 0; i < 39; ++i) EXPECT_TRUE(std::isnan(a.p[i]));
 }
 
+TEST(Average, Is_the_definition) {
+  for (DType dtype : kFloats) {
+    for (std::int64_t n : kSizes) {
+      for (std::int64_t t : {std::int64_t{1}, std::int64_t{10'000}}) {
+        const Array p = Array(dtype, {n}).random(1, -1, 1);
+        Array a = Array(dtype, {n}).random(2, -1, 1);
+        const Array before = a;
+        const std::vector<std::int64_t> step{t};
+        run(at(), AverageUpdate{dtype, n, a.data(), p.view.data, step.data(), 0.9});
+        const double d = t == 1 ? 2.0 / 11 : 0.9;
+        for (std::int64_t i = 0; i < n; ++i)
+          ASSERT_TRUE(
+              close(a[i], before[i] + (1 - d) * (p[i] - before[i]), epsilon(dtype), 8 * epsilon(accumulator_of(dtype))))
+              << name(dtype) << " n " << n << " element " << i;
+        ASSERT_TRUE(a.unspoiled());
+      }
+    }
+  }
+}
+
+TEST(Rows, Of_a_list_are_squared_and_cleared) {
+  constexpr std::int64_t kRows = 20;
+  for (DType dtype : kFloats) {
+    for (std::int64_t width : {1, 8, 33}) {
+      Array g = Array(dtype, {kRows, width}).random(1, -1, 1);
+      const Array before = g;
+      std::vector<std::int32_t> list{7, 0, 19, 3};
+      list.resize(kRows, -1);
+      std::vector<std::int64_t> count{4};
+      std::vector<std::uint8_t> listed(kRows, 0);
+      for (int i = 0; i < 4; ++i) listed[static_cast<std::size_t>(list[static_cast<std::size_t>(i)])] = 1;
+      const std::vector<std::uint8_t> of_list = listed;
+      std::vector<double> sum{2};
+      double expected = 2;
+      for (std::int64_t i = 0; i < kRows * width; ++i)
+        if (of_list[static_cast<std::size_t>(i / width)] != 0) expected += g[i] * g[i];
+      const RowList rows{count.data(), list.data(), listed.data()};
+      run(at(), RowSquares{dtype, width, g.view.data, rows, sum.data()});
+      EXPECT_TRUE(close(sum[0], expected, 1e-12, 0)) << name(dtype) << " width " << width;
+      EXPECT_TRUE(g.same_bytes(before));
+      run(at(), RowsClear{dtype, width, g.data(), rows});
+      for (std::int64_t i = 0; i < kRows * width; ++i)
+        ASSERT_EQ(g[i], of_list[static_cast<std::size_t>(i / width)] != 0 ? 0 : before[i]) << name(dtype) << " " << i;
+      EXPECT_TRUE(g.unspoiled());
+      EXPECT_EQ(count[0], 0);
+      EXPECT_EQ(listed, std::vector<std::uint8_t>(kRows, 0));
+    }
+  }
+}
+
 }  // namespace
 }  // namespace adjoint
