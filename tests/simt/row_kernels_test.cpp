@@ -162,6 +162,42 @@ TEST(RowKernels, Embedding) {
   }
 }
 
+/// A text's worth of tokens, every third of one word: quadratic work would not end. Halves add up exactly in any order.
+TEST(RowKernels, Embedding_of_a_million_tokens) {
+  const std::size_t tokens = affordable_seeds() > 2 ? 1'000'000 : 40'000, width = 4;
+  constexpr std::int32_t kRows = 50'000, kPadding = 3;
+  const std::vector<std::int32_t> of = ids_below(kRows, tokens);
+  std::vector<float> slopes(tokens * width), expected(kRows * width, 1.0f);
+  std::vector<std::int32_t> order;
+  std::vector<bool> seen(kRows);
+  for (std::size_t t = 0; t < tokens; ++t) {
+    const auto row = static_cast<std::size_t>(of[t]);
+    if (of[t] != kPadding && !seen[row]) order.push_back(of[t]);
+    seen[row] = true;
+    for (std::size_t i = 0; i < width; ++i) {
+      slopes[t * width + i] = 0.5f * static_cast<float>((t * 7 + i) % 5) - 1;
+      if (of[t] != kPadding) expected[row * width + i] += slopes[t * width + i];
+    }
+  }
+  Buffer<std::int32_t> ids(of, "ids"), list(kRows, "list");
+  Floats dy(slopes, "dy"), dtable(std::vector<float>(kRows * width, 1.0f), "dtable");
+  Buffer<std::int64_t> count(std::vector<std::int64_t>{0}, "count");
+  Buffer<std::uint8_t> listed(std::vector<std::uint8_t>(kRows, 0), "listed");
+  run_call(EmbeddingBackward{.dtype = DType::f32,
+                             .tokens = static_cast<std::int64_t>(tokens),
+                             .rows = kRows,
+                             .width = static_cast<std::int64_t>(width),
+                             .padding_row = kPadding,
+                             .ids = ids,
+                             .dy = dy,
+                             .dtable = {dtable, true},
+                             .touched = {count, list, listed}});
+  EXPECT_EQ(dtable.host(), expected);
+  std::vector<std::int32_t> reached = list.host();
+  reached.resize(static_cast<std::size_t>(count.host()[0]));
+  EXPECT_EQ(reached, order);
+}
+
 /// Adam, momentum and the norm over three chunks with a tail; then Adam over the rows of a list.
 TEST(RowKernels, Optimizers) {
   const std::size_t n = 8199;
