@@ -142,6 +142,7 @@ TEST(LayerNorm, Backward_is_the_definition) {
     for (std::int64_t width : {1, 7, 31, 32, 33, 128, 129, 1000}) {
       for (std::int64_t rows : {0, 1, 5, 70}) {
         for (int options = 0; options < 16; ++options) {
+          if (rows * width > 4000 && options % 5 != 0) continue;  // each on and off, in four of the sixteen
           Problem p(dtype, rows, width, (options & 1) != 0, (options & 2) != 0);
           const bool accumulate = (options & 4) != 0, with_dsum = (options & 8) != 0;
           SCOPED_TRACE(std::string(name(dtype)) + " [" + std::to_string(rows) + ", " + std::to_string(width) +
