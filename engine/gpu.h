@@ -42,6 +42,9 @@ class Gpu {
   void launch_graph(void* graph);
   void destroy_graph(void* graph) noexcept;
 
+  /// Makes it this thread's current device, for what asks the driver past the table.
+  void make_current() { begin("set the device"); }
+
   /// Notes the call that is about to be launched: an error of the device comes later than its cause.
   void about_to_launch(std::string_view call) {
     last_call_ = call;

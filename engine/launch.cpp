@@ -5,6 +5,7 @@
 #include <memory>
 #include <thread>
 
+#include "engine/scope.h"
 #include "kernels/base/error.h"
 #include "kernels/cpu/thread_pool.h"
 
@@ -49,6 +50,13 @@ void no_kernel(Device device, std::string_view call) {
 void launch_failed(Device device, const GpuFailure& failure) {
   Gpu::of(device).check(failure.status, failure.what);
   throw std::logic_error("launch_failed: without a failure");
+}
+
+void library_failed(Device device, const LibraryFailure& failure) {
+  const std::string path = ScopeName::path();
+  throw Error("E-GPU-008", Exit::device,
+              fmt::format("{}: {}{}; expected success", text(device), failure.text,
+                          path.empty() ? "" : fmt::format(", in layer '{}'", path)));
 }
 
 }  // namespace detail

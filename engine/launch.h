@@ -13,6 +13,7 @@
 #include "engine/gpu.h"
 #include "engine/storage.h"
 #include "kernels/base/backend.h"
+#include "kernels/base/shared_library.h"
 
 namespace adjoint {
 
@@ -85,10 +86,12 @@ namespace detail {
 [[noreturn]] void no_kernel(Device device, std::string_view call);
 /// Throws for a launch that the driver refused.
 [[noreturn]] void launch_failed(Device device, const GpuFailure& failure);
+/// Throws E-GPU-008 for a call that a library refused.
+[[noreturn]] void library_failed(Device device, const LibraryFailure& failure);
 
 template <class At, class Call>
 void run_on_gpu(Device device, const Call& call) {
-  const auto run = entry<At, Call>.run;
+  const auto run = entry_of<At>(call).run;
   if (run == nullptr) no_kernel(device, call_name<Call>());
   Gpu& gpu = Gpu::of(device);
   gpu.about_to_launch(call_name<Call>());
@@ -96,14 +99,23 @@ void run_on_gpu(Device device, const Call& call) {
     run(At{gpu.stream()}, call);
   } catch (const GpuFailure& failure) {
     launch_failed(device, failure);
+  } catch (const LibraryFailure& failure) {
+    library_failed(device, failure);
   }
 }
 
+/// What one of the functions that count bytes says.
 template <class At, class Call>
-std::size_t gpu_scratch_bytes(Device device, const Call& call) {
-  const auto bytes = entry<At, Call>.scratch_bytes;
+std::size_t gpu_bytes(Device device, const Call& call, std::size_t (*Entry<At, Call>::*which)(const At&, const Call&)) {
+  const auto bytes = entry_of<At>(call).*which;
   if (bytes == nullptr) no_kernel(device, call_name<Call>());
-  return bytes(At{Gpu::of(device).stream()}, call);
+  Gpu& gpu = Gpu::of(device);
+  if (is_by_library(call)) gpu.make_current();  // it may create its handle
+  try {
+    return bytes(At{gpu.stream()}, call);
+  } catch (const LibraryFailure& failure) {
+    library_failed(device, failure);
+  }
 }
 
 }  // namespace detail
@@ -125,8 +137,17 @@ template <class Call>
 inline std::size_t scratch_bytes_on(Device device, const Call& call) {
   if (device.type == DeviceType::cpu) [[likely]]
     return scratch_bytes(cpu_at(), call);
-  return device.type == DeviceType::cuda ? detail::gpu_scratch_bytes<cuda::At>(device, call)
-                                         : detail::gpu_scratch_bytes<simt::At>(device, call);
+  return device.type == DeviceType::cuda
+             ? detail::gpu_bytes<cuda::At>(device, call, &Entry<cuda::At, Call>::scratch_bytes)
+             : detail::gpu_bytes<simt::At>(device, call, &Entry<simt::At, Call>::scratch_bytes);
+}
+
+/// Bytes that the library which will run the call wants to keep for its backward.
+template <class Call>
+inline std::size_t saved_bytes_on(Device device, const Call& call) {
+  return device.type == DeviceType::cuda
+             ? detail::gpu_bytes<cuda::At>(device, call, &Entry<cuda::At, Call>::saved_bytes)
+             : detail::gpu_bytes<simt::At>(device, call, &Entry<simt::At, Call>::saved_bytes);
 }
 
 namespace detail {

@@ -16,8 +16,12 @@ struct LstmShape {
   std::int64_t x_stride[2], y_stride[2];
   const std::int32_t* lengths = nullptr;  ///< i32 [B] in 0..T, or null for T each. Read at run time.
   bool reverse = false;                   ///< run from the last real step to the first
+  /// On a GPU: by cuDNN, every case of the contract; extents of 0 stay with our own kernels. Forward and backward
+  /// alike.
+  bool by_library = false;
 
-  /// Elements (in the accumulator dtype) that forward saves for backward; their layout is the backend's own matter.
+  /// Elements (in the accumulator dtype) that forward saves for backward; their layout is the backend's own matter. A
+  /// library has its own number: saved_bytes of its entry.
   std::int64_t saved_elements() const { return batch * time * 6 * hidden; }
 };
 

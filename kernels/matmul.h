@@ -36,6 +36,13 @@ struct Matmul {
   bool accumulate = false;
   const std::int32_t* row_lengths = nullptr;
   std::int64_t rows_per_length = 0;
+  /// On a GPU: by cuBLASLt, in f32 (not TF32), f64, and bf16 summed in f32. Without row_lengths, with no extent 0, and
+  /// where it has an algorithm; our own kernels do the rest. The order of summation then depends on the shape, the
+  /// layout, the alignment, the card and the library's version; it is the same at every call.
+  bool by_library = false;
+  /// [m] or null: gets the sums over k of op(a), as a bias's gradient is beside its weight's. Only by_library, with
+  /// transpose_a, batches == 1 and no bias or row_lengths.
+  void* a_sums = nullptr;
   void* scratch = nullptr;  ///< the CPU needs none
 };
 

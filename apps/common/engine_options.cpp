@@ -6,12 +6,14 @@
 #include <thread>
 
 #include "engine/gpu.h"
+#include "engine/gpu_libraries.h"
 #include "engine/launch.h"
 #include "kernels/base/error.h"
 
 namespace adjoint::app {
+namespace {
 
-Device device_of(const Settings& settings) {
+Device asked_device(const Settings& settings) {
   const std::int64_t asked = settings.integer("threads");
   set_threads(asked == 0 ? static_cast<int>(std::max(1u, std::thread::hardware_concurrency()))
                          : static_cast<int>(asked));
@@ -32,8 +34,25 @@ Device device_of(const Settings& settings) {
   }
 }
 
+}  // namespace
+
+Device device_of(const Settings& settings) {
+  const Device device = asked_device(settings);
+  if (settings.has("gemm-backend")) {
+    const std::string& gemm = settings.text("gemm-backend");
+    choose_gemm(gemm == "own"        ? GemmBackend::own
+                : gemm == "cublaslt" ? GemmBackend::cublaslt
+                                     : GemmBackend::automatic,
+                device);
+  }
+  if (settings.has("lstm-backend"))
+    choose_lstm(settings.text("lstm-backend") == "cudnn" ? LstmBackend::cudnn : LstmBackend::own, device);
+  return device;
+}
+
 std::string place_text(const Settings& settings, Device device) {
-  if (device.type != DeviceType::cpu) return fmt::format("on {} ({})", text(device), Gpu::of(device).properties().name);
+  if (device.type != DeviceType::cpu)
+    return fmt::format("on {} ({}), {}", text(device), Gpu::of(device).properties().name, gpu_backends_text(device));
   if (settings.text("device") != "auto" || cuda::api == nullptr) return "on cpu";
   return "on cpu, because " + Gpu::why_not({DeviceType::cuda, 0});
 }

@@ -66,6 +66,9 @@ std::vector<Option> shared_options() {
          flag("profile", "print time, bandwidth and share of each operation").for_this_call(),
          integer("seed", 1, 0, INT64_MAX, "of everything random")});
   group("Machine", {text("device", "auto|cpu|cuda|cuda:N", "where to compute", "auto").accepting(is_device),
+                    choice("gemm-backend", "auto", {"auto", "own", "cublaslt"},
+                           "who multiplies matrices on a GPU; auto: cuBLASLt where it is found"),
+                    choice("lstm-backend", "own", {"own", "cudnn"}, "who runs LSTMs on a GPU"),
                     integer("threads", 0, 0, 4096, "CPU threads, 0 for all cores")});
   group("Output", {choice("progress", "auto", {"auto", "bar", "plain", "none"}, "progress on stderr").for_this_call(),
                    choice("color", "auto", {"auto", "always", "never"}, "auto respects NO_COLOR").for_this_call(),

@@ -1,5 +1,6 @@
 #include "kernels/lstm.h"
 
+#include "engine/gpu_libraries.h"
 #include "engine/op_support.h"
 
 namespace adjoint {
@@ -73,25 +74,35 @@ LstmResult run(const char* op, const Tensor& x_in, const LstmWeights& w, const L
                         .x_stride = {time * input, input},
                         .y_stride = {time * hidden, hidden},
                         .lengths = static_cast<const std::int32_t*>(lengths.data()),
-                        .reverse = o.reverse};
+                        .reverse = o.reverse,
+                        .by_library = lstm_by_library(x.device())};
   LstmResult r{Tensor::empty({batch, time, hidden}, x.dtype(), x.device()),
                Tensor::empty({batch, hidden}, x.dtype(), x.device()),
                Tensor::empty({batch, hidden}, x.dtype(), x.device())};
   Tape* tape = Tape::recording({&x, &w_ih, &w_hh, &b_ih, &b_hh, &h0, &c0});
-  const Tensor saved =
-      tape != nullptr ? Tensor::empty({shape.saved_elements()}, accumulator_of(x.dtype()), x.device()) : Tensor();
-  launch(x.device(), LstmForward{.shape = shape,
-                                 .x = x.data(),
-                                 .w_ih = w_ih.data(),
-                                 .w_hh = w_hh.data(),
-                                 .b_ih = b_ih.data(),
-                                 .b_hh = b_hh.data(),
-                                 .h0 = h0.data(),
-                                 .c0 = c0.data(),
-                                 .y = r.y.data(),
-                                 .h_n = r.h_n.data(),
-                                 .c_n = r.c_n.data(),
-                                 .saved = saved.data()});
+  LstmForward call{.shape = shape,
+                   .x = x.data(),
+                   .w_ih = w_ih.data(),
+                   .w_hh = w_hh.data(),
+                   .b_ih = b_ih.data(),
+                   .b_hh = b_hh.data(),
+                   .h0 = h0.data(),
+                   .c0 = c0.data(),
+                   .y = r.y.data(),
+                   .h_n = r.h_n.data(),
+                   .c_n = r.c_n.data(),
+                   .saved = nullptr};
+  Tensor saved;
+  if (tape != nullptr) {
+    const DType dtype = accumulator_of(x.dtype());
+    const auto size = static_cast<std::int64_t>(size_of(dtype));
+    saved = Tensor::empty(
+        {shape.by_library ? (static_cast<std::int64_t>(saved_bytes_on(x.device(), call)) + size - 1) / size
+                          : shape.saved_elements()},
+        dtype, x.device());
+    call.saved = saved.data();
+  }
+  launch(x.device(), call);
   if (tape != nullptr) {
     tape->add({&x, &w_ih, &w_hh, &b_ih, &b_hh, &h0, &c0}, {&r.y, &r.h_n, &r.c_n},
               LstmGradient{shape, Saved(x), Saved(w_ih), Saved(w_hh), Saved(h0), Saved(c0), Saved(r.y), Saved(saved),

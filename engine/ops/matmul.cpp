@@ -2,11 +2,17 @@
 
 #include <algorithm>
 
+#include "engine/gpu_libraries.h"
 #include "engine/op_support.h"
 #include "kernels/reduce.h"
 
 namespace adjoint {
 namespace {
+
+void multiply(Device device, Matmul call) {
+  call.by_library = gemm_by_library(device);
+  launch(device, call);
+}
 
 /// A matrix as the kernel wants it: rows contiguous, or columns contiguous (then it is read transposed).
 struct Operand {
@@ -43,41 +49,41 @@ struct MatmulGradient {
     const Tensor &ta = a.get("matmul"), &tb = b.get("matmul");
     if (g.wanted(0)) {  // dc b'
       const GradOut da = g.into(0);
-      launch(g.device(), Matmul{.dtype = ta.dtype(),
-                                .batches = batches,
-                                .m = m,
-                                .n = k,
-                                .k = n,
-                                .a = dy,
-                                .lda = std::max<std::int64_t>(n, 1),
-                                .a_batch = m * n,
-                                .b = tb.data(),
-                                .ldb = ldb,
-                                .b_batch = b_batch,
-                                .transpose_b = !transpose_b,
-                                .c = da.data,
-                                .ldc = std::max<std::int64_t>(k, 1),
-                                .c_batch = m * k,
-                                .accumulate = da.accumulate});
+      multiply(g.device(), Matmul{.dtype = ta.dtype(),
+                                  .batches = batches,
+                                  .m = m,
+                                  .n = k,
+                                  .k = n,
+                                  .a = dy,
+                                  .lda = std::max<std::int64_t>(n, 1),
+                                  .a_batch = m * n,
+                                  .b = tb.data(),
+                                  .ldb = ldb,
+                                  .b_batch = b_batch,
+                                  .transpose_b = !transpose_b,
+                                  .c = da.data,
+                                  .ldc = std::max<std::int64_t>(k, 1),
+                                  .c_batch = m * k,
+                                  .accumulate = da.accumulate});
     }
     if (g.wanted(1)) {  // a' dc
       const GradOut db = g.into(1);
-      launch(g.device(), Matmul{.dtype = ta.dtype(),
-                                .batches = batches,
-                                .m = k,
-                                .n = n,
-                                .k = m,
-                                .a = ta.data(),
-                                .lda = lda,
-                                .a_batch = a_batch,
-                                .transpose_a = !transpose_a,
-                                .b = dy,
-                                .ldb = std::max<std::int64_t>(n, 1),
-                                .b_batch = m * n,
-                                .c = db.data,
-                                .ldc = std::max<std::int64_t>(n, 1),
-                                .c_batch = k * n,
-                                .accumulate = db.accumulate});
+      multiply(g.device(), Matmul{.dtype = ta.dtype(),
+                                  .batches = batches,
+                                  .m = k,
+                                  .n = n,
+                                  .k = m,
+                                  .a = ta.data(),
+                                  .lda = lda,
+                                  .a_batch = a_batch,
+                                  .transpose_a = !transpose_a,
+                                  .b = dy,
+                                  .ldb = std::max<std::int64_t>(n, 1),
+                                  .b_batch = m * n,
+                                  .c = db.data,
+                                  .ldc = std::max<std::int64_t>(n, 1),
+                                  .c_batch = k * n,
+                                  .accumulate = db.accumulate});
     }
   }
 };
@@ -91,22 +97,22 @@ Tensor product(const Tensor& a, const Tensor& b) {
   Tensor c =
       batched ? Tensor::empty({batches, m, n}, a.dtype(), a.device()) : Tensor::empty({m, n}, a.dtype(), a.device());
   const std::int64_t a_batch = batched ? oa.tensor.stride(0) : 0, b_batch = batched ? ob.tensor.stride(0) : 0;
-  launch(a.device(), Matmul{.dtype = a.dtype(),
-                            .batches = batches,
-                            .m = m,
-                            .n = n,
-                            .k = k,
-                            .a = oa.tensor.data(),
-                            .lda = oa.leading,
-                            .a_batch = a_batch,
-                            .transpose_a = oa.transposed,
-                            .b = ob.tensor.data(),
-                            .ldb = ob.leading,
-                            .b_batch = b_batch,
-                            .transpose_b = ob.transposed,
-                            .c = c.data(),
-                            .ldc = std::max<std::int64_t>(n, 1),
-                            .c_batch = m * n});
+  multiply(a.device(), Matmul{.dtype = a.dtype(),
+                              .batches = batches,
+                              .m = m,
+                              .n = n,
+                              .k = k,
+                              .a = oa.tensor.data(),
+                              .lda = oa.leading,
+                              .a_batch = a_batch,
+                              .transpose_a = oa.transposed,
+                              .b = ob.tensor.data(),
+                              .ldb = ob.leading,
+                              .b_batch = b_batch,
+                              .transpose_b = ob.transposed,
+                              .c = c.data(),
+                              .ldc = std::max<std::int64_t>(n, 1),
+                              .c_batch = m * n});
   if (Tape* tape = Tape::recording({&oa.tensor, &ob.tensor})) {
     tape->add({&oa.tensor, &ob.tensor}, {&c},
               MatmulGradient{Saved(oa.tensor), Saved(ob.tensor), batches, m, n, k, oa.leading, ob.leading, a_batch,
@@ -127,59 +133,63 @@ struct LinearGradient {
     const auto at_least_1 = [](std::int64_t n) { return n < 1 ? std::int64_t{1} : n; };
     if (g.wanted(0)) {
       const GradOut dx = g.into(0);
-      launch(g.device(), Matmul{.dtype = dtype,
-                                .m = rows,
-                                .n = in,
-                                .k = out,
-                                .a = dy,
-                                .lda = at_least_1(out),
-                                .b = weight.data(op),
-                                .ldb = at_least_1(in),
-                                .c = dx.data,
-                                .ldc = at_least_1(in),
-                                .accumulate = dx.accumulate,
-                                .row_lengths = row_lengths,
-                                .rows_per_length = rows_per_length});
+      multiply(g.device(), Matmul{.dtype = dtype,
+                                  .m = rows,
+                                  .n = in,
+                                  .k = out,
+                                  .a = dy,
+                                  .lda = at_least_1(out),
+                                  .b = weight.data(op),
+                                  .ldb = at_least_1(in),
+                                  .c = dx.data,
+                                  .ldc = at_least_1(in),
+                                  .accumulate = dx.accumulate,
+                                  .row_lengths = row_lengths,
+                                  .rows_per_length = rows_per_length});
     }
+    // A library that multiplies may sum the rows of dy on the way; it assigns the sums.
+    const GradOut db = g.wanted(2) ? g.into(2) : GradOut{};
+    const bool with_weight =
+        g.wanted(1) && g.wanted(2) && !db.accumulate && row_lengths == nullptr && gemm_by_library(g.device());
     if (g.wanted(1)) {
       const GradOut dw = g.into(1);
-      launch(g.device(), Matmul{.dtype = dtype,
-                                .m = out,
-                                .n = in,
-                                .k = rows,
-                                .a = dy,
-                                .lda = at_least_1(out),
-                                .transpose_a = true,
-                                .b = x.data(op),
-                                .ldb = at_least_1(in),
-                                .c = dw.data,
-                                .ldc = at_least_1(in),
-                                .accumulate = dw.accumulate,
-                                .row_lengths = row_lengths,
-                                .rows_per_length = rows_per_length});
+      multiply(g.device(), Matmul{.dtype = dtype,
+                                  .m = out,
+                                  .n = in,
+                                  .k = rows,
+                                  .a = dy,
+                                  .lda = at_least_1(out),
+                                  .transpose_a = true,
+                                  .b = x.data(op),
+                                  .ldb = at_least_1(in),
+                                  .c = dw.data,
+                                  .ldc = at_least_1(in),
+                                  .accumulate = dw.accumulate,
+                                  .row_lengths = row_lengths,
+                                  .rows_per_length = rows_per_length,
+                                  .a_sums = with_weight ? db.data : nullptr});
     }
-    if (g.wanted(2)) {
-      const GradOut db = g.into(2);
+    if (g.wanted(2) && !with_weight) {
       if (row_lengths == nullptr) {
         View from{const_cast<void*>(dy), dtype, 2, {rows, out}, {out, 1}};
         View to{db.data, dtype, 2, {rows, out}, {0, 1}};
         launch(g.device(), Reduce{.kind = ReduceKind::sum, .x = from, .y = to, .accumulate = db.accumulate});
       } else {  // ones' dy, so that padded rows stay out of the sum
         const Tensor ones = Tensor::full({rows, 1}, 1.0, dtype, g.device());
-        launch(g.device(), Matmul{.dtype = dtype,
-                                  .m = 1,
-                                  .n = out,
-                                  .k = rows,
-                                  .a = ones.data(),
-                                  .lda = 1,
-                                  .transpose_a = true,
-                                  .b = dy,
-                                  .ldb = at_least_1(out),
-                                  .c = db.data,
-                                  .ldc = at_least_1(out),
-                                  .accumulate = db.accumulate,
-                                  .row_lengths = row_lengths,
-                                  .rows_per_length = rows_per_length});
+        multiply(g.device(), Matmul{.dtype = dtype,
+                                    .m = 1,
+                                    .n = out,
+                                    .k = rows,
+                                    .a = ones.data(),
+                                    .lda = 1,
+                                    .transpose_a = true,
+                                    .b = dy,
+                                    .ldb = at_least_1(out),
+                                    .c = db.data,
+                                    .ldc = at_least_1(out),
+                                    .accumulate = db.accumulate,
+                                    .row_lengths = row_lengths,
+                                    .rows_per_length = rows_per_length});
       }
     }
   }
@@ -376,20 +386,20 @@ Tensor linear(const Tensor& x_in, const Tensor& weight_in, const Tensor& bias_in
   const std::int64_t rows = x.shape().rows();
   const std::int64_t rows_per_length = lengths.defined() ? x.extent(1) : 0;
   Tensor y = Tensor::empty(x.shape().with_last(out), x.dtype(), x.device());
-  launch(x.device(), Matmul{.dtype = x.dtype(),
-                            .m = rows,
-                            .n = out,
-                            .k = in,
-                            .a = x.data(),
-                            .lda = std::max<std::int64_t>(in, 1),
-                            .b = weight.data(),
-                            .ldb = std::max<std::int64_t>(in, 1),
-                            .transpose_b = true,
-                            .c = y.data(),
-                            .ldc = std::max<std::int64_t>(out, 1),
-                            .bias = bias.data(),
-                            .row_lengths = static_cast<const std::int32_t*>(lengths.data()),
-                            .rows_per_length = rows_per_length});
+  multiply(x.device(), Matmul{.dtype = x.dtype(),
+                              .m = rows,
+                              .n = out,
+                              .k = in,
+                              .a = x.data(),
+                              .lda = std::max<std::int64_t>(in, 1),
+                              .b = weight.data(),
+                              .ldb = std::max<std::int64_t>(in, 1),
+                              .transpose_b = true,
+                              .c = y.data(),
+                              .ldc = std::max<std::int64_t>(out, 1),
+                              .bias = bias.data(),
+                              .row_lengths = static_cast<const std::int32_t*>(lengths.data()),
+                              .rows_per_length = rows_per_length});
   if (Tape* tape = Tape::recording({&x, &weight, &bias})) {
     tape->add({&x, &weight, &bias}, {&y},
               LinearGradient{Saved(x), Saved(weight), Saved(lengths), rows, in, out, rows_per_length, x.dtype()});

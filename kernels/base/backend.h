@@ -36,9 +36,28 @@ template <class At, class Call>
 struct Entry {
   void (*run)(const At&, const Call&) = nullptr;
   std::size_t (*scratch_bytes)(const At&, const Call&) = nullptr;  ///< of calls that have scratch
+  std::size_t (*saved_bytes)(const At&, const Call&) = nullptr;    ///< of a library's that save for their backward
 };
 template <class At, class Call>
 inline constinit Entry<At, Call> entry{};
+/// The same of one of NVIDIA's libraries, for calls with a member by_library, in them or in their shape, that is set.
+template <class At, class Call>
+inline constinit Entry<At, Call> library_entry{};
+
+template <class Call>
+constexpr bool is_by_library(const Call& call) {
+  if constexpr (requires { call.by_library; }) {
+    return call.by_library;
+  } else if constexpr (requires { call.shape.by_library; }) {
+    return call.shape.by_library;
+  } else {
+    return false;
+  }
+}
+template <class At, class Call>
+const Entry<At, Call>& entry_of(const Call& call) {
+  return is_by_library(call) ? library_entry<At, Call> : entry<At, Call>;
+}
 
 }  // namespace adjoint
 

@@ -27,24 +27,33 @@
 // lies on the stack.
 #ifdef ADJOINT_KERNELS_ON
 namespace adjoint::ADJOINT_KERNELS_ON {
+/// With the library that may do the call, where the tests are built for that.
+template <class Call>
+Call placed(Call call) {
+#ifdef ADJOINT_BY_LIBRARY
+  if constexpr (requires { call.shape.by_library; }) call.shape.by_library = true;
+#endif
+  return call;
+}
 /// Waits for the call. With scratch of its own if the call has none: on the CPU some calls need none.
 template <class Call>
 void run(const At& at, Call call) {
+  call = placed(call);
   std::vector<unsigned char> scratch;
   if constexpr (requires { call.scratch; }) {
     if (call.scratch == nullptr) {
-      scratch.assign(entry<At, Call>.scratch_bytes(at, call) + 1, 0xA5);
+      scratch.assign(entry_of<At>(call).scratch_bytes(at, call) + 1, 0xA5);
       call.scratch = scratch.data();
     }
   }
-  entry<At, Call>.run(at, call);
+  entry_of<At>(call).run(at, call);
   const int status = api->synchronize(at.stream);
   EXPECT_EQ(status, 0) << api->error_name(status) << ": " << api->error_text(status);
   EXPECT_TRUE(scratch.empty() || scratch.back() == 0xA5) << "wrote past the scratch it asked for";
 }
 template <class Call>
 std::size_t scratch_bytes(const At& at, const Call& call) {
-  return entry<At, Call>.scratch_bytes(at, call);
+  return entry_of<At>(placed(call)).scratch_bytes(at, placed(call));
 }
 }  // namespace adjoint::ADJOINT_KERNELS_ON
 #endif

@@ -1,0 +1,94 @@
+#pragma once
+// cuDNN, opened at first use: no program is linked with it. What its calls have in common.
+
+#include <cudnn.h>
+#include <fmt/format.h>
+
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+
+#include "kernels/base/backend.h"
+#include "kernels/base/dtype.h"
+#include "kernels/base/shared_library.h"
+
+#ifndef ADJOINT_GPU_NAMESPACE  // the tests build it once more, for the executor's memory
+#define ADJOINT_GPU_NAMESPACE cuda
+#endif
+
+namespace adjoint::ADJOINT_GPU_NAMESPACE::dnn {
+
+struct Library {
+  SharedLibrary file{"ADJOINT_CUDNN_LIBRARY", fmt::format("libcudnn.so.{}", CUDNN_MAJOR)};
+#define ADJOINT_CUDNN_FUNCTION(f) Imported<decltype(::f)> f{file, #f};
+  ADJOINT_CUDNN_FUNCTION(cudnnGetVersion)
+  ADJOINT_CUDNN_FUNCTION(cudnnGetErrorString)
+  ADJOINT_CUDNN_FUNCTION(cudnnCreate)
+  ADJOINT_CUDNN_FUNCTION(cudnnSetStream)
+  ADJOINT_CUDNN_FUNCTION(cudnnCreateTensorDescriptor)
+  ADJOINT_CUDNN_FUNCTION(cudnnDestroyTensorDescriptor)
+  ADJOINT_CUDNN_FUNCTION(cudnnSetTensorNdDescriptor)
+  ADJOINT_CUDNN_FUNCTION(cudnnCreateDropoutDescriptor)
+  ADJOINT_CUDNN_FUNCTION(cudnnDestroyDropoutDescriptor)
+  ADJOINT_CUDNN_FUNCTION(cudnnSetDropoutDescriptor)
+  ADJOINT_CUDNN_FUNCTION(cudnnCreateRNNDescriptor)
+  ADJOINT_CUDNN_FUNCTION(cudnnDestroyRNNDescriptor)
+  ADJOINT_CUDNN_FUNCTION(cudnnSetRNNDescriptor_v8)
+  ADJOINT_CUDNN_FUNCTION(cudnnCreateRNNDataDescriptor)
+  ADJOINT_CUDNN_FUNCTION(cudnnDestroyRNNDataDescriptor)
+  ADJOINT_CUDNN_FUNCTION(cudnnSetRNNDataDescriptor)
+  ADJOINT_CUDNN_FUNCTION(cudnnGetRNNTempSpaceSizes)
+  ADJOINT_CUDNN_FUNCTION(cudnnGetRNNWeightSpaceSize)
+  ADJOINT_CUDNN_FUNCTION(cudnnGetRNNWeightParams)
+  ADJOINT_CUDNN_FUNCTION(cudnnRNNForward)
+  ADJOINT_CUDNN_FUNCTION(cudnnRNNBackwardData_v8)
+  ADJOINT_CUDNN_FUNCTION(cudnnRNNBackwardWeights_v8)
+#undef ADJOINT_CUDNN_FUNCTION
+  LibraryState state{file.file(), "", file.why_not()};
+
+  Library() {
+    if (!state.why_not.empty()) return;
+    const std::size_t v = cudnnGetVersion.call();
+    state.version = fmt::format("{}.{}.{}", v / 10000, v / 100 % 100, v % 100);
+    if (v / 10000 != CUDNN_MAJOR)
+      state.why_not = fmt::format("{} is cuDNN {}; expected {}, for which this build was made", state.file,
+                                  state.version, CUDNN_MAJOR);
+  }
+
+  static Library& get() {
+    static auto& library = *new Library;  // never closed: tensors with static lifetime may come after any destructor
+    return library;
+  }
+};
+
+/// Calls a function of the library; what it refuses is a LibraryFailure that names `call`, as "lstm of f32 …".
+template <class F, class... A>
+void require(const std::string& call, const Imported<F>& function, A... arguments) {
+  const cudnnStatus_t status = function.call(arguments...);
+  if (status == CUDNN_STATUS_SUCCESS) [[likely]]
+    return;
+  throw LibraryFailure{fmt::format("{}: {} returned {} ({})", call, function.name,
+                                   Library::get().cudnnGetErrorString.call(status), static_cast<int>(status))};
+}
+
+inline cudnnDataType_t type_of(DType dtype) {
+  return dtype == DType::f64 ? CUDNN_DATA_DOUBLE : dtype == DType::f32 ? CUDNN_DATA_FLOAT : CUDNN_DATA_BFLOAT16;
+}
+
+/// A stream's handle. It lasts as long as the process, and is made before any capture, when a call asks for scratch.
+inline cudnnHandle_t handle_of(const std::string& call, void* stream) {
+  static auto& mutex = *new std::mutex;
+  static auto& handles = *new std::map<void*, cudnnHandle_t>;
+  const std::lock_guard lock(mutex);
+  cudnnHandle_t& handle = handles[stream];
+  if (handle == nullptr) {
+    cudnnHandle_t made = nullptr;
+    require(call, Library::get().cudnnCreate, &made);
+    require(call, Library::get().cudnnSetStream, made, static_cast<cudaStream_t>(stream));
+    handle = made;
+  }
+  return handle;
+}
+
+}  // namespace adjoint::ADJOINT_GPU_NAMESPACE::dnn
