@@ -24,6 +24,8 @@ constexpr std::int64_t kInputGradientRows = 48;
 /// Below this batch the input projection of all steps is one product before them: a step alone would read the weights
 /// for a tile that is nearly empty. From it on, doing both halves of a gate in one tile is faster.
 constexpr std::int64_t kProjectBelow = 4;
+/// From this many rows on, backward packs the weights that the rows are multiplied with.
+constexpr std::int64_t kPackFrom = 32;
 
 template <class S>
 void copy_row(const S* from, acc_t<S>* to, std::int64_t n) {
@@ -156,6 +158,8 @@ class Forward {
                        .outer = 1,
                        .inner = input_ + hidden_ - done,
                        .b = panels_ + done * kPanelWidth<A>,
+                       .b_outer = 0,
+                       .b_inner = kPanelWidth<A>,
                        .from = projects() ? projected(row) : bias_,
                        .from_row = projects() ? projected(1) - projected(0) : 0,
                        .c = z,
@@ -195,6 +199,8 @@ class Forward {
                             .outer = 1,
                             .inner = input_,
                             .b = panel(g),
+                            .b_outer = 0,
+                            .b_inner = kPanelWidth<A>,
                             .from = bias_ + g * kPanelWidth<A>,
                             .from_row = 0,
                             .c = projected(row) + g * kPanelWidth<A>,
@@ -227,12 +233,12 @@ class Backward {
         hidden_(shape_.hidden),
         groups_(group_count<A>(hidden_)),
         state_row_(padded<A>(hidden_)),
-        row_count_(shape_.batch * shape_.time) {
+        row_count_(shape_.batch * shape_.time),
+        to_h_(call.w_hh, hidden_, hidden_, shape_.batch < kPackFrom),
+        to_x_(call.w_ih, hidden_, input_, row_count_ < kPackFrom) {
     Carver carver(scratch);
     rows_.carve(carver, shape_);
-    to_h_ = {nullptr, hidden_, hidden_};
     to_h_.data = carver.take<A>(to_h_.elements());
-    to_x_ = {nullptr, hidden_, input_};
     if (call.dx.data) to_x_.data = carver.take<A>(to_x_.elements());
     // An odd number of cache lines a row spreads a column over all sets of the cache.
     constexpr std::int64_t kLine = 64 / sizeof(A);
@@ -250,8 +256,8 @@ class Backward {
     const std::int64_t width = (call_.dx.data ? input_ : 0) + hidden_;
     parallel_for(at, groups_, 1, width * kPanelWidth<A>, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t g = begin; g < end; ++g) {
-        to_h_.pack(static_cast<const S*>(call_.w_hh), g);
-        if (call_.dx.data) to_x_.pack(static_cast<const S*>(call_.w_ih), g);
+        to_h_.pack(g);
+        if (call_.dx.data) to_x_.pack(g);
       }
     });
     const std::int64_t blocks = block_count(shape_.batch), gates = 4 * hidden_, rows = rows_.first[shape_.time];
@@ -340,20 +346,24 @@ class Backward {
   }
 
   /// c [rows, columns of the panel] = the gate gradients of some rows times one panel of weights.
-  void multiply_dz(std::int64_t row, int rows, const GateRowPanels<A>& weights, std::int64_t panel, A* c,
+  void multiply_dz(std::int64_t row, int rows, const GateRowPanels<S>& weights, std::int64_t panel, A* c,
                    std::int64_t c_row) const {
-    multiply(rows, weights.registers(panel),
-             Product<A>{.a = dz(0, row),
-                        .a_row = kPanelWidth<A>,
-                        .a_outer = row_count_ * kPanelWidth<A>,
-                        .a_inner = 1,
-                        .outer = groups_,
-                        .inner = kPanelWidth<A>,
-                        .b = weights.panel(panel),
-                        .from = nullptr,
-                        .from_row = 0,
-                        .c = c,
-                        .c_row = c_row});
+    Product<A> product{.a = dz(0, row),
+                       .a_row = kPanelWidth<A>,
+                       .a_outer = row_count_ * kPanelWidth<A>,
+                       .a_inner = 1,
+                       .a_middle = kWidth,
+                       .outer = groups_,
+                       .inner = kPanelWidth<A>,
+                       .b = weights.data,
+                       .b_outer = 0,
+                       .b_inner = 0,
+                       .from = nullptr,
+                       .from_row = 0,
+                       .c = c,
+                       .c_row = c_row};
+    weights.place(panel, product);
+    multiply(rows, weights.registers(panel), product);
   }
 
   void input_gradient(std::int64_t begin, std::int64_t end) const {
@@ -388,6 +398,8 @@ class Backward {
                             .outer = 1,
                             .inner = std::min(kGradientDepth, rows - row),
                             .b = dz(group, row),
+                            .b_outer = 0,
+                            .b_inner = kPanelWidth<A>,
                             .from = row ? c : nullptr,
                             .from_row = kPanelWidth<A>,
                             .c = c,
@@ -418,7 +430,7 @@ class Backward {
   const LstmShape& shape_;
   std::int64_t input_, hidden_, groups_, state_row_, row_count_, in_row_;
   Rows rows_;
-  GateRowPanels<A> to_h_, to_x_;
+  GateRowPanels<S> to_h_, to_x_;
   A* inputs_ = nullptr;  // rows of [x | 1 | h before]
   A* dz_;                // per group [rows, 4 registers]: gradients of the gates before their activation
   A* dh_;                // [B, padded(H)]

@@ -53,23 +53,51 @@ void put_gate_columns(const acc_t<S>* sums, std::int64_t begin, std::int64_t end
 }
 
 /// The weights in their other role, dz * w with sums over the gates: panels of up to 4 registers of columns of w, each
-/// with 4*padded(H) rows in the order of dz; zeros for units past H and columns past `width`.
-template <class A>
+/// with 4*padded(H) rows in the order of dz; zeros for units past H and columns past `width`. Where few rows of dz meet
+/// weights of whole registers, the panels are read where they lie in w: packing them would cost more than it saves.
+template <class S>
 struct GateRowPanels {
-  A* data;
+  using A = acc_t<S>;
+  const S* w;
   std::int64_t hidden, width;
+  bool in_place;
+  A* data;  ///< unused if in place
+
+  GateRowPanels(const void* weights, std::int64_t hidden, std::int64_t width, bool few_rows)
+      : w(static_cast<const S*>(weights)),
+        hidden(hidden),
+        width(width),
+        in_place(std::is_same_v<S, A> && few_rows && hidden % kLanes<A> == 0 && width % kLanes<A> == 0),
+        data(nullptr) {}
 
   std::int64_t gates() const { return 4 * padded<A>(hidden); }
-  std::int64_t elements() const { return gates() * padded<A>(width); }
+  std::int64_t elements() const { return in_place ? 0 : gates() * padded<A>(width); }
   std::int64_t count() const { return (padded<A>(width) + kPanelWidth<A> - 1) / kPanelWidth<A>; }
   int registers(std::int64_t panel) const {
     return static_cast<int>(std::min<std::int64_t>(kPanelRegisters, group_count<A>(width) - panel * kPanelRegisters));
   }
   A* panel(std::int64_t index) const { return data + index * gates() * kPanelWidth<A>; }
 
+  /// Sets where a product with a panel finds it: gate q of unit u is row q*H + u of w, and u-th of q-th in dz's groups.
+  void place(std::int64_t index, Product<A>& product) const {
+    if constexpr (std::is_same_v<S, A>)
+      if (in_place) {
+        product.b = w + index * kPanelWidth<A>;
+        product.b_inner = width;
+        product.b_middle = hidden * width;
+        product.b_outer = kLanes<A> * width;
+        product.middle = 4;
+        product.inner = kLanes<A>;
+        return;
+      }
+    product.b = panel(index);
+    product.b_inner = registers(index) * kLanes<A>;
+    product.b_outer = kPanelWidth<A> * product.b_inner;
+  }
+
   /// Fills the rows of one group of units in all panels.
-  template <class S>
-  void pack(const S* w, std::int64_t group) const {
+  void pack(std::int64_t group) const {
+    if (in_place) return;
     constexpr int kWidth = kLanes<A>;
     const std::int64_t unit = group * kWidth;
     for (std::int64_t p = 0; p < count(); ++p) {

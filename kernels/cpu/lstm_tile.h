@@ -16,14 +16,16 @@ constexpr int kPanelRegisters = 4;
 /// Rows of a tile: with 32 registers 6 x 4 sums, 4 of B and a repeated element of A; with 16 registers 2 x 4 sums.
 constexpr int kRowsOfTile = kVectorBytes == 64 ? 6 : 2;
 
-/// C(i, :) = from(i, :) + sum over o < outer, p < inner of A(i, o, p) * B(o*inner + p, :), each sum in this order as a
-/// chain of fused multiply-adds: what an element gets does not depend on the tile or the row it falls into.
+/// C(i, :) = from(i, :) + sum over o < outer, q < middle, p < inner of A(i, o, q, p) * B(o, q, p, :), each sum in this
+/// order as a chain of fused multiply-adds: what an element gets does not depend on the tile or the row it falls into,
+/// nor on where B lies.
 template <class T>
 struct Product {
-  const T* a;  ///< A(i, o, p) = a[i*a_row + o*a_outer + p*a_inner]
-  std::int64_t a_row, a_outer, a_inner;
-  std::int64_t outer, inner;
-  const T* b;     ///< a panel: dense rows of as many registers as the tile is wide
+  const T* a;  ///< A(i, o, q, p) = a[i*a_row + o*a_outer + q*a_middle + p*a_inner]
+  std::int64_t a_row, a_outer, a_inner, a_middle = 0;
+  std::int64_t outer, inner, middle = 1;
+  const T* b;  ///< row (o, q, p) starts at b[o*b_outer + q*b_middle + p*b_inner] and is as wide as the tile
+  std::int64_t b_outer, b_inner, b_middle = 0;
   const T* from;  ///< starting value, null for zeros
   std::int64_t from_row;
   T* c;
@@ -44,8 +46,9 @@ template <class T, int kRows, int kRegisters>
     clear_tile<kRows, kRegisters, T>(sum);
   }
   for (std::int64_t o = 0; o < product.outer; ++o)
-    multiply_tile(sum, product.inner, product.a + o * product.a_outer, product.a_row, product.a_inner,
-                  product.b + o * product.inner * kRegisters * kWidth, kRegisters * kWidth);
+    for (std::int64_t q = 0; q < product.middle; ++q)
+      multiply_tile(sum, product.inner, product.a + o * product.a_outer + q * product.a_middle, product.a_row,
+                    product.a_inner, product.b + o * product.b_outer + q * product.b_middle, product.b_inner);
 #pragma GCC unroll 8
   for (int i = 0; i < kRows; ++i) {
 #pragma GCC unroll 4
