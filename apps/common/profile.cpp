@@ -12,7 +12,9 @@ namespace adjoint::app {
 void Profile::after(std::string_view call) {
   Entry& entry = entries_[call];
   ++entry.calls;
-  entry.seconds += std::chrono::duration<double>(Clock::now() - started_).count();
+  const double seconds = std::chrono::duration<double>(Clock::now() - started_).count();
+  entry.seconds += seconds;
+  entry.least = std::min(entry.least, seconds);
 }
 
 std::string Profile::text() const {
@@ -21,10 +23,11 @@ std::string Profile::text() const {
             [](const auto& a, const auto& b) { return a.second.seconds > b.second.seconds; });
   double total = 0;
   for (const auto& [name, entry] : sorted) total += entry.seconds;
-  Table table({"call", "calls", "ms", "us a call", "share %"});
+  Table table({"call", "calls", "ms", "us a call", "least", "share %"});
   for (const auto& [name, entry] : sorted) {
     table.add({std::string(name), std::to_string(entry.calls), fmt::format("{:.1f}", entry.seconds * 1e3),
                fmt::format("{:.2f}", entry.seconds * 1e6 / static_cast<double>(entry.calls)),
+               fmt::format("{:.2f}", entry.least * 1e6),
                fmt::format("{:.1f}", total > 0 ? 100 * entry.seconds / total : 0.0)});
   }
   return table.text();

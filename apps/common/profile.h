@@ -3,6 +3,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <limits>
 #include <map>
 #include <string>
 #include <string_view>
@@ -19,7 +20,8 @@ class Profile final : public LaunchObserver {
   Profile(const Profile&) = delete;
   Profile& operator=(const Profile&) = delete;
 
-  /// A table of calls, total time, time a call and share of all, the largest first.
+  /// A table of calls, total time, mean and least time of a call and share of all, the largest first. Calls of a kind
+  /// may differ in size: the least time is then that of the smallest.
   std::string text() const;
 
  private:
@@ -27,6 +29,7 @@ class Profile final : public LaunchObserver {
   struct Entry {
     std::int64_t calls = 0;
     double seconds = 0;
+    double least = std::numeric_limits<double>::infinity();
   };
   void before(std::string_view) override { started_ = Clock::now(); }
   void after(std::string_view call) override;
