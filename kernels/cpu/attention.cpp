@@ -94,19 +94,23 @@ struct Head {
 
   std::int64_t index() const { return b * s.heads + h; }
 
-  /// Scores of a block of queries against a tile of keys: scale q k' + bias, -inf where the key is not seen.
+  /// Scores of a block of queries against a tile of keys: scale q k' + bias, -inf where the key is not seen. Whole
+  /// registers, which is what the loops over them read.
   void scores(std::int64_t t0, std::int64_t rows, std::int64_t s0, std::int64_t columns, const Rows<A>& q_rows,
               const A* packed_keys, A* out, std::int64_t ld) const {
-    multiply<A>(rows, columns, s.width, q_rows.data, q_rows.stride, 1, packed_keys, out, ld, static_cast<A>(s.scale));
+    const std::int64_t padded = round_to_lanes<A>(columns);
+    multiply<A>(rows, padded, s.width, q_rows.data, q_rows.stride, 1, packed_keys, out, ld, static_cast<A>(s.scale));
     for (std::int64_t r = 0; r < rows; ++r) {
       A* row = out + r * ld;
       if (bias != nullptr) {
         const T* add = bias + (t0 + r) * s.bias_stride[2] + s0 * s.bias_stride[3];
         for (std::int64_t c = 0; c < columns; ++c) row[c] += static_cast<A>(add[c * s.bias_stride[3]]);
       }
-      for (std::int64_t c = std::max<std::int64_t>(seen(t0 + r) - s0, 0); c < columns; ++c) row[c] = kMinusInfinity<A>;
-      // The product leaves the columns past the tile alone, and vector loops run over whole registers.
-      for (std::int64_t c = columns; c < round_to_lanes<A>(columns); ++c) row[c] = kMinusInfinity<A>;
+      const std::int64_t visible = std::clamp<std::int64_t>(seen(t0 + r) - s0, 0, columns);
+      for (std::int64_t c = visible / kLanes<A> * kLanes<A>; c < padded; c += kLanes<A>) {
+        const int first = static_cast<int>(std::max<std::int64_t>(visible - c, 0));
+        store(row + c, first_lanes<A>(first) ? load(row + c) : broadcast(kMinusInfinity<A>));
+      }
     }
   }
 
@@ -140,6 +144,17 @@ A exp_and_sum(A* x, std::int64_t padded, A shift) {
   return sum_lanes<A>(total);
 }
 
+/// Sum over a[i] b[i].
+template <class T, class A = acc_t<T>>
+A dot(const A* a, const T* b, std::int64_t n) {
+  Vec<A> total{};
+  std::int64_t i = 0;
+  for (; i + kLanes<A> <= n; i += kLanes<A>) total = load(a + i) * load(b + i) + total;
+  if (const int rest = static_cast<int>(n - i); rest > 0)
+    total = load_first(a + i, rest) * load_first(b + i, rest) + total;
+  return sum_lanes<A>(total);
+}
+
 /// Packs x' (for products that contract over the width) tile by tile.
 template <class A>
 void pack_transposed(const Rows<A>& x, std::int64_t rows, std::int64_t width, A* out) {
@@ -158,6 +173,12 @@ void pack_rows(const Rows<A>& x, std::int64_t rows, std::int64_t width, A* out) 
 }
 /// A whole number of tiles.
 std::int64_t padded_rows(std::int64_t rows) { return (rows + kKeyTile - 1) / kKeyTile * kKeyTile; }
+/// Elements from one query's scores to the next's. An odd number of lines apart, so that they do not compete for the
+/// same cache sets.
+template <class A>
+std::int64_t score_row(std::int64_t keys) {
+  return round_to_lanes<A>(std::min(keys, kKeyTile)) + (keys > 2 * kLanes<A> ? kLanes<A> : 0);
+}
 
 template <class T>
 void forward_chunk(const AttentionForward& call, std::int64_t chunk) {
@@ -167,7 +188,7 @@ void forward_chunk(const AttentionForward& call, std::int64_t chunk) {
   const Head<T> head(s, call.q, call.k, call.v, chunk / groups);
   const std::int64_t first = chunk % groups * kQueriesPerChunk;
   const std::int64_t last = std::min(first + kQueriesPerChunk, s.queries);
-  const std::int64_t ld = kKeyTile, y_width = round_to_lanes<A>(s.value_width);
+  const std::int64_t ld = score_row<A>(head.keys), y_width = round_to_lanes<A>(s.value_width);
 
   A *keys, *values, *q_buffer, *kv_buffer, *p, *sum;
   const auto carve = [&](char* base) {
@@ -210,7 +231,8 @@ void forward_chunk(const AttentionForward& call, std::int64_t chunk) {
         if (s0 > 0 && now != highest[r]) {
           const A shrink = std::exp(highest[r] - now);
           total[r] *= shrink;
-          for (std::int64_t i = 0; i < y_width; ++i) sum[r * y_width + i] *= shrink;
+          for (std::int64_t i = 0; i < y_width; i += kLanes<A>)
+            store(sum + r * y_width + i, load(sum + r * y_width + i) * shrink);
         }
         total[r] += tile_sum;
         highest[r] = now;
@@ -221,9 +243,10 @@ void forward_chunk(const AttentionForward& call, std::int64_t chunk) {
     }
     for (std::int64_t r = 0; r < block; ++r) {
       const bool any = r < rows && highest[r] != kMinusInfinity<A>;
-      const A inverse = any ? A(1) / total[r] : A(0);
-      for (std::int64_t i = 0; i < s.value_width; ++i)
-        y[(t0 + r) * s.value_width + i] = static_cast<T>(any ? sum[r * y_width + i] * inverse : A(0));
+      const Vec<A> inverse = broadcast(any ? A(1) / total[r] : A(0));
+      for_registers<false>(y + (t0 + r) * s.value_width, s.value_width, [&](std::int64_t i, auto get) {
+        return any ? get(sum + r * y_width + i) * inverse : Vec<A>{};
+      });
       lse[t0 + r] = any ? highest[r] + std::log(total[r]) : kMinusInfinity<A>;
     }
   }
@@ -233,12 +256,10 @@ void forward_chunk(const AttentionForward& call, std::int64_t chunk) {
 template <class T>
 void put_rows(T* out, const acc_t<T>* sums, std::int64_t rows, std::int64_t all, std::int64_t width, std::int64_t ld,
               bool accumulate) {
-  using A = acc_t<T>;
-  for (std::int64_t r = 0; r < rows; ++r)
-    for (std::int64_t i = 0; i < width; ++i) {
-      T& o = out[r * width + i];
-      o = static_cast<T>(accumulate ? static_cast<A>(o) + sums[r * ld + i] : sums[r * ld + i]);
-    }
+  for (std::int64_t r = 0; r < rows; ++r) {
+    const auto sum = [from = sums + r * ld](std::int64_t i, auto get) { return get(from + i); };
+    accumulate ? for_registers<true>(out + r * width, width, sum) : for_registers<false>(out + r * width, width, sum);
+  }
   if (!accumulate) std::fill(out + rows * width, out + all * width, T(0.0f));
 }
 
@@ -247,7 +268,8 @@ void backward_head(const AttentionBackward& call, std::int64_t index) {
   using A = acc_t<T>;
   const AttentionShape& s = call.shape;
   const Head<T> head(s, call.q, call.k, call.v, index);
-  const std::int64_t ld = kKeyTile, w = round_to_lanes<A>(s.width), vw = round_to_lanes<A>(s.value_width);
+  const std::int64_t ld = score_row<A>(head.keys), w = round_to_lanes<A>(s.width),
+                     vw = round_to_lanes<A>(s.value_width);
   const bool same = std::is_same_v<T, A>;
 
   A *keys_t, *keys, *values_t, *q_packed, *dy_packed, *q_buffer, *dy_buffer, *k_buffer, *v_buffer, *p, *ds, *dq, *dk,
@@ -294,17 +316,14 @@ void backward_head(const AttentionBackward& call, std::int64_t index) {
     pack<A>(rows, s.width, q_rows.data, q_rows.stride, 1, nullptr, 0, s.width, q_packed);
     pack<A>(rows, s.value_width, dy_rows.data, dy_rows.stride, 1, nullptr, 0, s.value_width, dy_packed);
     A delta[kQueryBlock];  // sum over keys of P dP, which is dy·y
-    for (std::int64_t r = 0; r < rows; ++r) {
-      delta[r] = 0;
-      for (std::int64_t i = 0; i < s.value_width; ++i)
-        delta[r] += dy_rows.data[r * dy_rows.stride + i] * static_cast<A>(y[(t0 + r) * s.value_width + i]);
-    }
+    for (std::int64_t r = 0; r < rows; ++r)
+      delta[r] = dot<T>(dy_rows.data + r * dy_rows.stride, y + (t0 + r) * s.value_width, s.value_width);
     std::fill(dq, dq + rows * w, A(0));
     const std::int64_t visible = head.seen(t0 + rows - 1);
     for (std::int64_t s0 = 0; s0 < visible; s0 += kKeyTile) {
       const std::int64_t columns = std::min(kKeyTile, head.keys - s0), padded = round_to_lanes<A>(columns);
       head.scores(t0, rows, s0, columns, q_rows, keys_t + s0 * s.width, p, ld);
-      multiply<A>(rows, columns, s.value_width, dy_rows.data, dy_rows.stride, 1, values_t + s0 * s.value_width, ds, ld);
+      multiply<A>(rows, padded, s.value_width, dy_rows.data, dy_rows.stride, 1, values_t + s0 * s.value_width, ds, ld);
       for (std::int64_t r = 0; r < rows; ++r) {
         A *pr = p + r * ld, *dr = ds + r * ld;
         if (lse[t0 + r] == kMinusInfinity<A>) {
@@ -312,16 +331,20 @@ void backward_head(const AttentionBackward& call, std::int64_t index) {
           std::fill(dr, dr + padded, A(0));
           continue;
         }
-        exp_and_sum(pr, padded, lse[t0 + r]);
-        for (std::int64_t c = columns; c < padded; ++c) dr[c] = 0;
+        const Vec<A> shift = broadcast(lse[t0 + r]), mean = broadcast(delta[r]);
         if (s.dropout > 0) {
+          for (std::int64_t c = 0; c < padded; c += kLanes<A>) store(pr + c, exp(load(pr + c) - shift));
           for (std::int64_t c = 0; c < columns; ++c) {
             const A keep = head.keep(t0 + r, s0 + c);
             dr[c] = pr[c] * (dr[c] * keep - delta[r]);
             pr[c] *= keep;
           }
         } else {
-          for (std::int64_t c = 0; c < padded; c += kLanes<A>) store(dr + c, load(pr + c) * (load(dr + c) - delta[r]));
+          for (std::int64_t c = 0; c < padded; c += kLanes<A>) {
+            const Vec<A> weight = exp(load(pr + c) - shift);
+            store(pr + c, weight);
+            store(dr + c, weight * (load(dr + c) - mean));
+          }
         }
         if (dbias != nullptr) {
           T* out = dbias + (t0 + r) * s.keys + s0;

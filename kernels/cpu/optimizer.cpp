@@ -28,16 +28,23 @@ void registers(std::int64_t begin, std::int64_t end, F&& f) {
   }
 }
 
-/// Calls f(begin, end) for parts of a flat buffer, or for each listed row of a table.
-template <class Call, class F>
-void parts(const At& at, const Call& call, std::int64_t work_per_item, F&& f) {
+/// Calls f(begin, end) for parts of a flat buffer, or for each listed row of a table. Listed rows lie anywhere, so that
+/// no cache expects them: the next but one of each of `buffers` is asked for.
+template <class Call, class F, class... T>
+void parts(const At& at, const Call& call, std::int64_t work_per_item, F&& f, const T*... buffers) {
   if (call.rows.count == nullptr) {
     parallel_for(at, call.n, kGrain, work_per_item, f);
     return;
   }
   const std::int64_t width = call.width, grain = std::max<std::int64_t>(kGrain / std::max<std::int64_t>(width, 1), 1);
   parallel_for(at, *call.rows.count, grain, width * work_per_item, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t i = begin; i < end; ++i) f(call.rows.rows[i] * width, (call.rows.rows[i] + 1) * width);
+    for (std::int64_t i = begin; i < end; ++i) {
+      if (const std::int64_t ahead = i + 2; ahead < end) {
+        for (std::int64_t k = 0; k < width; k += 16)
+          (__builtin_prefetch(buffers + call.rows.rows[ahead] * width + k, 1), ...);
+      }
+      f(call.rows.rows[i] * width, (call.rows.rows[i] + 1) * width);
+    }
   });
 }
 
@@ -122,18 +129,21 @@ void run(const At& at, const SgdUpdate& call) {
     T* v = static_cast<T*>(call.v);
     const A rate = static_cast<A>(*call.lr), factor = factor_of<A>(call.factor);
     const A momentum = static_cast<A>(call.momentum), decay = static_cast<A>(call.weight_decay);
-    parts(at, call, 1, [&](std::int64_t begin, std::int64_t end) {
-      registers<A>(begin, end, [&](std::int64_t i, auto get, auto set) {
-        const Vec<A> value = get(p + i);
-        Vec<A> d = factor * get(g + i) + decay * value;
-        if (momentum != 0) {
-          const Vec<A> velocity = momentum * get(v + i) + d;
-          set(v + i, velocity);
-          d = call.nesterov ? d + momentum * velocity : velocity;
-        }
-        set(p + i, value - rate * d);
-      });
-    });
+    parts(
+        at, call, 1,
+        [&](std::int64_t begin, std::int64_t end) {
+          registers<A>(begin, end, [&](std::int64_t i, auto get, auto set) {
+            const Vec<A> value = get(p + i);
+            Vec<A> d = factor * get(g + i) + decay * value;
+            if (momentum != 0) {
+              const Vec<A> velocity = momentum * get(v + i) + d;
+              set(v + i, velocity);
+              d = call.nesterov ? d + momentum * velocity : velocity;
+            }
+            set(p + i, value - rate * d);
+          });
+        },
+        p, g, v);
   });
 }
 
@@ -153,17 +163,20 @@ void run(const At& at, const AdamUpdate& call) {
     const A correction = static_cast<A>(1 / std::sqrt(1 - std::pow(call.beta2, t)));
     const A shrink = static_cast<A>(call.decoupled ? 1 - lr * call.weight_decay : 1);
     const A decay = static_cast<A>(call.decoupled ? 0 : call.weight_decay);
-    parts(at, call, 4, [&](std::int64_t begin, std::int64_t end) {
-      registers<A>(begin, end, [&](std::int64_t i, auto get, auto set) {
-        const Vec<A> value = get(p + i);
-        const Vec<A> gradient = factor * get(g + i) + decay * value;
-        const Vec<A> first = b1 * get(m + i) + rest1 * gradient;
-        const Vec<A> second = b2 * get(v + i) + rest2 * (gradient * gradient);
-        set(m + i, first);
-        set(v + i, second);
-        set(p + i, shrink * value - rate * first / (sqrt(second) * correction + eps));
-      });
-    });
+    parts(
+        at, call, 4,
+        [&](std::int64_t begin, std::int64_t end) {
+          registers<A>(begin, end, [&](std::int64_t i, auto get, auto set) {
+            const Vec<A> value = get(p + i);
+            const Vec<A> gradient = factor * get(g + i) + decay * value;
+            const Vec<A> first = b1 * get(m + i) + rest1 * gradient;
+            const Vec<A> second = b2 * get(v + i) + rest2 * (gradient * gradient);
+            set(m + i, first);
+            set(v + i, second);
+            set(p + i, shrink * value - rate * first / (sqrt(second) * correction + eps));
+          });
+        },
+        p, g, m, v);
   });
 }
 

@@ -151,14 +151,14 @@ inline Vec<float> tanh(Vec<float> x) {
 }
 
 /// e^(-t^2/2), 0 <= t <= 15. The square is taken in two parts: in one, its rounding alone would cost t^2/2 ulp.
-inline Vec<float> normal_bell(Vec<float> t) {
+[[gnu::always_inline]] inline Vec<float> normal_bell(Vec<float> t) {
   const Vec<float> head = reinterpret_cast<Vec<float>>(reinterpret_cast<Vec<std::int32_t>>(t) & ~0xfff);
   return exp_of_sum(head * head * -0.5f, (t - head) * (t + head) * -0.5f);
 }
 
 /// The smaller tail of the standard normal distribution beyond t >= 0: the bell times Mills' ratio / sqrt(2 pi), which
 /// is rational of degrees 4 and 5 to 5.9e-9; all its coefficients are positive, so nothing cancels.
-inline Vec<float> normal_tail(Vec<float> t) {
+[[gnu::always_inline]] inline Vec<float> normal_tail(Vec<float> t) {
   const Vec<float> limit = broadcast(15.0f);
   t = t > limit ? limit : t;
   Vec<float> p = t * 0.00411628466f + 0.0406330712f;
@@ -175,14 +175,14 @@ inline Vec<float> normal_tail(Vec<float> t) {
 
 /// P(X <= x) of a standard normal X. 6 ulp (5 with FMA), for large negative x too (so x normal_cdf(x), the GELU, is
 /// within 7 down to x = -13, where the tail becomes subnormal).
-inline Vec<float> normal_cdf(Vec<float> x) {
+[[gnu::always_inline]] inline Vec<float> normal_cdf(Vec<float> x) {
   const Vec<float> zero{};
   const Vec<float> tail = normal_tail(x < zero ? -x : x);
   return x < zero ? tail : 1.0f - tail;
 }
 
 /// e^(-x^2/2) / sqrt(2 pi). 3 ulp.
-inline Vec<float> normal_pdf(Vec<float> x) {
+[[gnu::always_inline]] inline Vec<float> normal_pdf(Vec<float> x) {
   const Vec<float> zero{}, limit = broadcast(15.0f);
   x = x < zero ? -x : x;
   return normal_bell(x > limit ? limit : x) * 0.39894228040143267794f;
