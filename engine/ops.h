@@ -74,6 +74,13 @@ Tensor matmul(const Tensor& a, const Tensor& b);
 /// lengths (i32 [B], optional): x is [B, T, in] and rows at t >= lengths[b] give 0, cost nothing and get no gradient.
 Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias = {}, const Tensor& lengths = {});
 
+// ---- Activations with a bias (engine/ops/bias_gelu.cpp) ----
+
+/// gelu(x + bias), gelu_tanh(x + bias) in one pass: x [..., D], bias [D]. lengths as for linear. Throws E-OP-002 if bias
+/// is not [D].
+Tensor bias_gelu(const Tensor& x, const Tensor& bias, const Tensor& lengths = {});
+Tensor bias_gelu_tanh(const Tensor& x, const Tensor& bias, const Tensor& lengths = {});
+
 // ---- Normalisation (engine/ops/softmax.cpp, layer_norm.cpp) ----
 
 /// Over the last axis. A row of only -inf gives zeros (log_softmax: -inf).

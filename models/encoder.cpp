@@ -8,16 +8,6 @@
 namespace adjoint {
 namespace {
 
-Tensor activated(const Tensor& x, Activation activation) {
-  switch (activation) {
-    case Activation::gelu: return gelu(x);
-    case Activation::gelu_tanh: return gelu_tanh(x);
-    case Activation::relu: return relu(x);
-    case Activation::tanh: return tanh(x);
-  }
-  return x;
-}
-
 /// x [B, T, heads * width] as [B, heads, T, width].
 Tensor as_heads(const Tensor& x, std::int64_t heads) {
   return transpose(reshape(x, {x.extent(0), x.extent(1), heads, x.extent(2) / heads}), 1, 2);
@@ -151,9 +141,25 @@ FeedForward::FeedForward(const Initializer& init, std::int64_t d_model, std::int
   add("linear_2", linear_2_);
 }
 
+Tensor FeedForward::activated(const Tensor& x, const Tensor& lengths) const {
+  const bool with_tanh = options_.activation == Activation::gelu_tanh;
+  if (options_.bias && (with_tanh || options_.activation == Activation::gelu)) {  // bias and GELU are one call
+    const Tensor sum = linear(x, linear_1_.weight(), {}, lengths);
+    return with_tanh ? bias_gelu_tanh(sum, linear_1_.bias(), lengths) : bias_gelu(sum, linear_1_.bias(), lengths);
+  }
+  const Tensor y = linear_1_.forward(x, lengths);
+  switch (options_.activation) {
+    case Activation::gelu: return gelu(y);
+    case Activation::gelu_tanh: return gelu_tanh(y);
+    case Activation::relu: return relu(y);
+    case Activation::tanh: return tanh(y);
+  }
+  return y;
+}
+
 Tensor FeedForward::forward(const Tensor& x, const ForwardContext& context) const {
   const auto name = scope();
-  return linear_2_.forward(activated(linear_1_.forward(x, context.lengths), options_.activation), context.lengths);
+  return linear_2_.forward(activated(x, context.lengths), context.lengths);
 }
 
 TransformerEncoderLayer::TransformerEncoderLayer(const Initializer& init, std::int64_t d_model,

@@ -82,6 +82,8 @@ class FeedForward final : public Module {
   Tensor forward(const Tensor& x, const ForwardContext& context = {}) const;
 
  private:
+  Tensor activated(const Tensor& x, const Tensor& lengths) const;  // what linear_2 is given
+
   Linear linear_1_;
   Linear linear_2_;
   EncoderOptions options_;

@@ -30,6 +30,8 @@ class Linear final : public Module {
   Tensor forward(const Tensor& x, const Tensor& lengths = {}) const;
   Parameter& weight() { return weight_; }
   Parameter& bias() { return bias_; }
+  const Parameter& weight() const { return weight_; }
+  const Parameter& bias() const { return bias_; }
 
  private:
   Parameter weight_;

@@ -1,0 +1,136 @@
+#include "kernels/bias_gelu.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "kernels/cpu/simd_math.h"
+#include "kernels/cpu/thread_pool.h"
+
+namespace adjoint::cpu {
+namespace {
+
+/// Rows of a chunk: at least 16, and at most 64 chunks, so that their column sums are soon added up.
+std::int64_t rows_per_chunk(std::int64_t rows) { return std::max<std::int64_t>((rows + 63) / 64, 16); }
+
+template <class Call>
+bool takes_part(const Call& call, std::int64_t row) {
+  return call.row_lengths == nullptr || row % call.rows_per_length < call.row_lengths[row / call.rows_per_length];
+}
+
+template <class A, bool tanh_form>
+Vec<A> value(Vec<A> x) {
+  using M = VectorMath<A>;
+  return tanh_form ? M::gelu_tanh(x) : x * M::normal_cdf(x);
+}
+template <class A, bool tanh_form>
+Vec<A> slope(Vec<A> x) {
+  using M = VectorMath<A>;
+  return tanh_form ? M::gelu_tanh_slope(x) : M::normal_cdf(x) + x * M::normal_pdf(x);
+}
+
+template <class T, bool tanh_form>
+void forward(const At& at, const BiasGeluForward& call) {
+  using A = acc_t<T>;
+  const T* bias = static_cast<const T*>(call.bias);
+  parallel_for(at, call.rows, rows_per_chunk(call.rows), 8 * call.width, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t row = begin; row < end; ++row) {
+      const T* x = static_cast<const T*>(call.x) + row * call.width;
+      T* y = static_cast<T*>(call.y) + row * call.width;
+      if (takes_part(call, row)) {
+        for_registers<false>(y, call.width,
+                             [=](std::int64_t i, auto get) { return value<A, tanh_form>(get(x + i) + get(bias + i)); });
+      } else {
+        std::fill_n(y, call.width, T(0.0f));
+      }
+    }
+  });
+}
+
+/// v, which is not fused into the addition that follows: a column's sum must not depend on what else is wanted.
+template <class A>
+Vec<A> rounded(Vec<A> v) {
+#if defined(__x86_64__)
+  asm("" : "+x"(v));
+#else
+  asm("" : "+m"(v));
+#endif
+  return v;
+}
+
+/// One row of dx, and of `columns`, if wanted, to which it is added before it is rounded.
+template <class T, bool tanh_form>
+void backward_row(const BiasGeluBackward& call, std::int64_t row, acc_t<T>* columns) {
+  using A = acc_t<T>;
+  const T *x = static_cast<const T*>(call.x) + row * call.width, *bias = static_cast<const T*>(call.bias),
+          *dy = static_cast<const T*>(call.dy) + row * call.width;
+  T* dx = call.dx.data != nullptr ? static_cast<T*>(call.dx.data) + row * call.width : nullptr;
+  const auto gradient = [=](std::int64_t i, auto get) {
+    return get(dy + i) * slope<A, tanh_form>(get(x + i) + get(bias + i));
+  };
+  if (columns == nullptr) {
+    call.dx.accumulate ? for_registers<true>(dx, call.width, gradient) : for_registers<false>(dx, call.width, gradient);
+    return;
+  }
+  for_registers<true>(columns, call.width, [=, accumulate = call.dx.accumulate](std::int64_t i, auto get) {
+    const Vec<A> g = rounded<A>(gradient(i, get));
+    if (dx != nullptr) {
+      const int n = static_cast<int>(std::min<std::int64_t>(call.width - i, kLanes<A>));
+      n == kLanes<A> ? put(dx + i, g, accumulate) : put_first(dx + i, g, n, accumulate);
+    }
+    return g;
+  });
+}
+
+template <class T, bool tanh_form>
+void backward(const At& at, const BiasGeluBackward& call) {
+  using A = acc_t<T>;
+  const std::int64_t width = call.width, grain = rows_per_chunk(call.rows), chunks = (call.rows + grain - 1) / grain;
+  const bool wants_columns = call.dbias.data != nullptr;
+  A* const partial = static_cast<A*>(call.scratch);
+  if (!wants_columns && call.dx.data == nullptr) return;
+  parallel_for(at, call.rows, grain, 12 * width, [&](std::int64_t begin, std::int64_t end) {
+    A* const mine = wants_columns ? partial + begin / grain * width : nullptr;
+    if (mine != nullptr) std::fill_n(mine, width, A(0));
+    for (std::int64_t row = begin; row < end; ++row) {
+      if (takes_part(call, row)) {
+        backward_row<T, tanh_form>(call, row, mine);
+      } else if (call.dx.data != nullptr && !call.dx.accumulate) {
+        std::fill_n(static_cast<T*>(call.dx.data) + row * width, width, T(0.0f));
+      }
+    }
+  });
+  if (!wants_columns) return;
+  parallel_for(at, width, 256, chunks / 2 + 1, [&](std::int64_t begin, std::int64_t end) {
+    const auto sum = [&](std::int64_t i, auto get) {
+      Vec<A> total{};
+      for (std::int64_t c = 0; c < chunks; ++c) total += get(partial + c * width + begin + i);
+      return total;
+    };
+    T* const out = static_cast<T*>(call.dbias.data) + begin;
+    call.dbias.accumulate ? for_registers<true>(out, end - begin, sum) : for_registers<false>(out, end - begin, sum);
+  });
+}
+
+}  // namespace
+
+void run(const At& at, const BiasGeluForward& call) {
+  visit_float(call.dtype, [&](auto type) {
+    using T = typename decltype(type)::type;
+    call.tanh_form ? forward<T, true>(at, call) : forward<T, false>(at, call);
+  });
+}
+
+std::size_t scratch_bytes(const BiasGeluBackward& call) {
+  if (call.dbias.data == nullptr) return 0;
+  const std::int64_t grain = rows_per_chunk(call.rows);
+  return static_cast<std::size_t>((call.rows + grain - 1) / grain * call.width) * size_of(accumulator_of(call.dtype));
+}
+
+void run(const At& at, const BiasGeluBackward& call) {
+  visit_float(call.dtype, [&](auto type) {
+    using T = typename decltype(type)::type;
+    call.tanh_form ? backward<T, true>(at, call) : backward<T, false>(at, call);
+  });
+}
+
+}  // namespace adjoint::cpu
