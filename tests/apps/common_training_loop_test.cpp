@@ -230,9 +230,10 @@ TEST_F(TrainingLoop, Results_that_come_late_change_nothing) {
     states.push_back(encode(result.state) + saved_);
     shown.push_back(text);
     // The first three one by one, since the progress times from them; then for the log at 7, 14 … and the save at 25.
-    if (late)
+    if (late) {
       EXPECT_THAT(std::vector(device.taken.begin(), device.taken.begin() + 8),
                   testing::ElementsAre(1, 1, 1, 4, 7, 7, 4, 3));
+    }
   }
   EXPECT_EQ(files[0], files[1]);
   EXPECT_EQ(events[0], events[1]);

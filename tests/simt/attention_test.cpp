@@ -198,7 +198,9 @@ TEST(AttentionKernel, Is_as_exact_on_tensor_cores_as_on_ordinary_units) {
       AttentionCase wide = c;
       wide.width = wide.value_width = 130, wide.zero_columns = 66;
       const double ordinary = attention_error(wide, dtype);
-      if (dtype == DType::f32) EXPECT_NE(error, ordinary) << "both took the same kernel";
+      if (dtype == DType::f32) {
+        EXPECT_NE(error, ordinary) << "both took the same kernel";
+      }
       // Three products of tf32 lose what f32 loses. bf16 also rounds P and ds, each as coarsely as the results.
       EXPECT_LE(error, (dtype == DType::f32 ? 1.5 : 3) * ordinary) << c.label << ", " << name(dtype);
     }
