@@ -8,6 +8,7 @@
 #include <functional>
 #include <random>
 
+#include "kernels/bias_gelu.h"
 #include "kernels/cross_entropy.h"
 #include "kernels/embedding.h"
 #include "kernels/layer_norm.h"
@@ -83,6 +84,38 @@ TEST(RowKernels, Layer_norm) {
                                  .dgamma = {dgamma, false},
                                  .dbeta = {dbeta, true}});
       return Values{sum.host(), y.host(), mean.host(), rstd.host(), dx.host(), dgamma.host(), dbeta.host()};
+    });
+  }
+}
+
+/// Packs and single elements; rows of one lane, of less than a block, and of more.
+TEST(RowKernels, Bias_gelu) {
+  for (const std::size_t width : {1, 40, 33, 600}) {
+    const std::size_t rows = 21, n = rows * width;
+    expect_same_bits("bias_gelu", [&] {
+      Floats x(normal_values(n, 1), "x"), bias(normal_values(width, 2), "bias"), dy(normal_values(n, 3), "dy");
+      Floats y(n, "y"), dx(n, "dx"), dbias(normal_values(width, 4), "dbias");
+      Buffer<std::int32_t> lengths(std::vector<std::int32_t>{7, 0, 3}, "lengths");
+      const auto r = static_cast<std::int64_t>(rows), w = static_cast<std::int64_t>(width);
+      run_call(BiasGeluForward{.dtype = DType::f32,
+                               .rows = r,
+                               .width = w,
+                               .x = x,
+                               .bias = bias,
+                               .y = y,
+                               .row_lengths = lengths,
+                               .rows_per_length = 7});
+      run_call(BiasGeluBackward{.dtype = DType::f32,
+                                .rows = r,
+                                .width = w,
+                                .x = x,
+                                .bias = bias,
+                                .dy = dy,
+                                .dx = {dx, false},
+                                .dbias = {dbias, true},
+                                .row_lengths = lengths,
+                                .rows_per_length = 7});
+      return Values{y.host(), dx.host(), dbias.host()};
     });
   }
 }
