@@ -34,6 +34,9 @@ SANITIZED = ":".join(f"*Sweep.Precision_is_that_of_its_reference/{op}" for op in
 KINDS = ["Equals_its_reference_in_f64", "Gradient_equals_finite_differences", "Precision_is_that_of_its_reference",
          "Layout_does_not_change_a_bit", "Replay_equals_the_plain_run", "Runs_and_threads_give_equal_bits",
          "Accumulating_twice_is_exactly_double", "Bad_inputs_throw_their_message", "Step"]
+# NVIDIA's libraries in place of our own kernels: the option, and the tests of what they do.
+LIBRARIES = {"cuBLASLt": ("--gemm-backend=cublaslt", "*Sweep.*/matmul:*Sweep.*/linear:Golden.*:Seq2Seq.*:Step.*:-*Planted*"),
+             "cuDNN": ("--lstm-backend=cudnn", "*Sweep.*/lstm*:Golden.*:Lstm.*:Seq2Seq.*:Step.*:-*Planted*")}
 # What the executor runs within the dry run's minute and a half: each kind of test once.
 TINY_ENGINE = "*Sweep.*/layer_norm:*Sweep.*/matmul:Step.Trains_bit_for_bit_like_the_plain_loop:-*Planted_faults*"
 TINY_CONTRACTS = "StepAdvance.*:RandomAdvance.*:GlobalNorm.Does_not_overflow_on_the_squares"
@@ -260,7 +263,7 @@ class Check:
         device = [f"--device={self.args.device}"] if program == "tests" else []
 
         def shard(i):
-            report = self.logs / f"{program}-{i}.json"
+            report = self.logs / (re.sub(r"[^a-z0-9]+", "-", f"{name} {i}".lower()) + ".json")
 
             def judge(code, text):
                 try:
@@ -296,6 +299,14 @@ class Check:
         else:
             self.gtest("tests", "engine and models", "tests", [f"--gtest_filter={TINY_ENGINE}"], 1, 60)
             self.gtest("tests", "kernels' contracts", "contracts", [f"--gtest_filter={TINY_CONTRACTS}"], 1, 60)
+        for library, (option, tests) in LIBRARIES.items() if self.on_gpu and self.program("tests") else ():
+            name = f"engine with {library}"
+            probe = subprocess.run([self.program("tests"), f"--device={self.args.device}", option, "--gtest_list_tests"],
+                                   capture_output=True, text=True, timeout=60, check=False)
+            if probe.returncode == 7:
+                self.absent("tests", name, last_line(probe.stderr))
+            else:
+                self.gtest("tests", name, "tests", [option, f"--gtest_filter={tests}"], 4, LIMITS["tests"])
         ran = {kind for task in self.tasks for kind in task.get("kinds", {})}
         missing = [kind for kind in KINDS if kind not in ran]
         self.record("tests", "every kind of test ran", "failed" if missing else "passed",

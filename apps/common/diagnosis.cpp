@@ -12,6 +12,7 @@
 #include "apps/common/terminal.h"
 #include "engine/cpu_build.h"
 #include "engine/gpu.h"
+#include "engine/gpu_libraries.h"
 
 namespace adjoint::app {
 namespace {
@@ -159,6 +160,12 @@ void add_cuda(std::vector<Finding>& findings, const std::function<SelfTest(Devic
     return;
   }
   for (int i = 0; i < count; ++i) add_device(findings, api, {DeviceType::cuda, static_cast<std::uint8_t>(i)}, test);
+  for (const GpuLibrary& library : gpu_libraries()) {  // nothing needs them, so none is missed
+    const bool there = library.why_not.empty();
+    findings.push_back({.item = library.name,
+                        .state = there ? State::good : State::absent,
+                        .text = there ? library.version + " at " + library.file : library.why_not});
+  }
 }
 
 }  // namespace

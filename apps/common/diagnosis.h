@@ -21,8 +21,8 @@ struct Finding {
   std::string advice;  ///< what to do about it; may be empty
 };
 
-/// Compiler, processor, CUDA backend, driver, devices, and a self-test of each device that can be used.
-/// pci: where the system lists its cards, to tell a machine without a GPU from one without its driver.
+/// Compiler, processor, CUDA backend, driver, devices, a self-test of each device that can be used, and NVIDIA's
+/// libraries. pci: where the system lists its cards, to tell a machine without a GPU from one without its driver.
 std::vector<Finding> diagnose(const std::function<SelfTest(Device)>& test = self_test,
                               const std::string& pci = "/sys/bus/pci/devices");
 

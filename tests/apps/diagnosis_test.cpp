@@ -2,12 +2,14 @@
 
 #include "apps/common/diagnosis.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <limits>
 #include <nlohmann/json.hpp>
 
 #include "engine/gpu.h"
+#include "engine/gpu_libraries.h"
 #include "tests/apps/program.h"
 
 namespace adjoint::app {
@@ -86,6 +88,11 @@ TEST_F(Doctor, Finds_a_machine_well) {
   EXPECT_EQ(finding("driver").text, "runs CUDA 13.0");
   EXPECT_EQ(finding("cuda:1").text, "Card 1, sm_121, 48 multiprocessors, 16 GiB");
   EXPECT_EQ(finding("test cuda:1").text, "as it should be");
+  for (const GpuLibrary& library : gpu_libraries()) {
+    const Finding found = finding(library.name);
+    EXPECT_EQ(found.state, library.why_not.empty() ? State::good : State::absent);
+    EXPECT_THAT(found.text, HasSubstr(library.why_not.empty() ? library.version : library.why_not));
+  }
 }
 
 TEST_F(Doctor, Says_that_there_is_no_driver) {
@@ -95,6 +102,7 @@ TEST_F(Doctor, Says_that_there_is_no_driver) {
   EXPECT_EQ(finding("driver").state, State::absent);
   EXPECT_EQ(finding("driver").text, "none, and no NVIDIA card either");
   EXPECT_EQ(finding("cuda:0").item, "none");
+  EXPECT_EQ(finding("cuDNN").item, "none") << "there is nothing that could use it";
 
   plug_in("a", "0x8086", "0x030000");  // another maker's display
   plug_in("b", "0x10de", "0x040300");  // NVIDIA's, a sound device
@@ -167,8 +175,10 @@ TEST_F(Doctor, Reports_as_json) {
   const auto ill = nlohmann::json::parse(json(diagnosis()));
   EXPECT_EQ(ill["well"], false);
   ASSERT_EQ(ill["findings"].size(), diagnosis().size());
-  EXPECT_EQ(ill["findings"].back()["item"], "cuda:0");
-  EXPECT_EQ(ill["findings"].back()["state"], "wrong");
+  const auto card = std::find_if(ill["findings"].begin(), ill["findings"].end(),
+                                 [](const auto& finding) { return finding["item"] == "cuda:0"; });
+  ASSERT_NE(card, ill["findings"].end());
+  EXPECT_EQ((*card)["state"], "wrong");
 }
 
 TEST_F(Doctor, Tests_the_cpu_itself) {
