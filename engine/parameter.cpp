@@ -34,7 +34,7 @@ void Parameter::set(Tensor initial) {
 Tensor Parameter::value() const {
   Tape* tape = Tape::active();
   if (tape == nullptr || !trainable_) return value_;
-  if (slot_.epoch != tape->epoch()) slot_ = tape->parameter_slot(const_cast<Parameter&>(*this));
+  if (slot_.epoch != tape->epoch()) slot_ = tape->parameter_slot(const_cast<Parameter&>(*this), value_);
   Tensor value = value_;
   value.set_slot(slot_);
   return value;

@@ -145,8 +145,11 @@ Tensor Tape::watch(const Tensor& x) {
   return leaf;
 }
 
-Tensor::TapeSlot Tape::parameter_slot(Parameter& parameter) {
+Tensor::TapeSlot Tape::parameter_slot(Parameter& parameter, const Tensor& value) {
   Slot& slot = slots_.emplace_back();
+  slot.count = value.count();
+  slot.dtype = value.dtype();
+  slot.device = value.device();
   slot.leaf = true;
   slot.parameter = &parameter;
   return {epoch_, static_cast<std::int32_t>(slots_.size() - 1)};

@@ -191,7 +191,7 @@ class Tape {
 
   void* allocate(std::size_t bytes, std::size_t alignment);
   void link(Node& node, std::int32_t* slots, std::span<const Tensor* const> inputs, std::span<Tensor* const> outputs);
-  Tensor::TapeSlot parameter_slot(Parameter& parameter);
+  Tensor::TapeSlot parameter_slot(Parameter& parameter, const Tensor& value);
   GradOut into(Slot& slot);
   GradOut apart(std::int32_t index);
   void add_apart();
