@@ -29,8 +29,10 @@ def chain(op, x, w, b):
 def run(op, rows, columns, seconds):
     x = torch.randn(rows, columns, requires_grad=True)
     matrix = op == "addmm"
-    # Small weights keep a chain of 20 products finite; denormals or infinities would time something else.
-    w = (torch.randn((columns, columns) if matrix else (rows, columns)) * 0.05).requires_grad_()
+    # Weights that keep a chain of 20 products near 1, and its gradients: subnormals or infinities would time something
+    # else.
+    w = torch.randn(columns, columns) / columns ** 0.5 if matrix else 1 + torch.randn(rows, columns) * 0.05
+    w.requires_grad_()
     b = torch.randn((columns,) if matrix else (rows, columns), requires_grad=True)
     cotangent = torch.ones(rows, columns)
 
