@@ -454,8 +454,8 @@ inline void add_feed_forward(std::vector<KernelCase>& cases, DType dtype, std::i
       {
         const auto recording = tape->record();
         const Tensor in = tape->watch(x[static_cast<std::size_t>(set)]);
-        const Tensor hidden = linear(in, tape->watch(w1), tape->watch(b1));
-        y = linear(gelu(hidden), tape->watch(w2), tape->watch(b2));
+        const Tensor hidden = bias_gelu(linear(in, tape->watch(w1)), tape->watch(b1));
+        y = linear(hidden, tape->watch(w2), tape->watch(b2));
       }
       tape->backward(y, dy[static_cast<std::size_t>(set)]);
     };
