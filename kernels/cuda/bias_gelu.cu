@@ -153,8 +153,6 @@ __global__ void __launch_bounds__(kThreads)
   *out = static_cast<T>(dbias.accumulate ? static_cast<A>(*out) + sum : sum);
 }
 
-std::int64_t blocks_for(std::int64_t items, std::int64_t each) { return (items + each - 1) / each; }
-
 std::int64_t rows_a_part(const BiasGeluBackward& call) {
   return std::max(blocks_for(call.rows, kMostParts), kRowsBackward);
 }

@@ -237,7 +237,6 @@ __global__ void __launch_bounds__(kThreads)
   if (threadIdx.x == 0) *rows.count = listed;
 }
 
-std::int64_t blocks_for(std::int64_t items, std::int64_t each) { return (items + each - 1) / each; }
 dim3 grid_of(std::int64_t blocks) { return dim3(static_cast<unsigned>(blocks)); }
 
 /// Parts of the tokens, and tokens of a part, for a small table.

@@ -303,8 +303,6 @@ __global__ void __launch_bounds__(kRowThreads)
   if (dbeta.data != nullptr) put_pack<T, 1>(dbeta, i, sum[1], true);
 }
 
-std::int64_t blocks_for(std::int64_t items, std::int64_t each) { return (items + each - 1) / each; }
-
 bool wants_columns(const LayerNormBackward& call) { return call.dgamma.data != nullptr || call.dbeta.data != nullptr; }
 
 /// Parts of the column sums: the larger of what either kernel makes, so that scratch depends on the shape alone.

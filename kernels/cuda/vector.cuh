@@ -43,6 +43,9 @@ __device__ __forceinline__ void store_pack(S* p, const acc_t<S> (&v)[n]) {
   }
 }
 
+/// Blocks, or parts, that take `each` of the items.
+constexpr std::int64_t blocks_for(std::int64_t items, std::int64_t each) { return (items + each - 1) / each; }
+
 /// Whether a Pack of that many bytes (a power of two) may lie at p.
 inline bool is_aligned(const void* p, std::size_t bytes) {
   return reinterpret_cast<std::uintptr_t>(p) % (bytes < 16 ? bytes : 16) == 0;
