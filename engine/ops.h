@@ -76,8 +76,8 @@ Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias = {}, co
 
 // ---- Activations with a bias (engine/ops/bias_gelu.cpp) ----
 
-/// gelu(x + bias), gelu_tanh(x + bias) in one pass: x [..., D], bias [D]. lengths as for linear. Throws E-OP-002 if bias
-/// is not [D].
+/// gelu(x + bias), gelu_tanh(x + bias) in one pass: x [..., D], bias [D]. lengths as for linear.
+/// Throws E-OP-002 if bias is not [D].
 Tensor bias_gelu(const Tensor& x, const Tensor& bias, const Tensor& lengths = {});
 Tensor bias_gelu_tanh(const Tensor& x, const Tensor& bias, const Tensor& lengths = {});
 

@@ -8,7 +8,8 @@
 namespace adjoint {
 
 /// y = gelu(x + bias), by the normal distribution or (tanh_form) its approximation; pointwise_functions.h has both.
-/// x, y [rows, width] dense; bias [width]; one float dtype. The sum is not rounded to it in between. y may be x.
+/// x, y [rows, width] dense; bias [width]; one float dtype. The sum is not rounded to it in between.
+/// y overlaps nothing.
 /// row_lengths: null, or i32 [rows / rows_per_length]: row r takes part only if r % rows_per_length <
 /// row_lengths[r / rows_per_length]; another gives 0.
 struct BiasGeluForward {
@@ -24,7 +25,7 @@ struct BiasGeluForward {
 };
 
 /// With g = dy gelu'(x + bias): dx (+)= g; dbias (+)= sum_rows g. Rows that take no part have g = 0, whatever dy is.
-/// Each may be unwanted; dx may be dy. Column sums in acc_t in a fixed two-stage order.
+/// Each may be unwanted; they overlap nothing. Column sums in acc_t in a fixed two-stage order.
 struct BiasGeluBackward {
   DType dtype;
   std::int64_t rows;

@@ -36,8 +36,7 @@ Json identity(const Settings& settings) {
   const Json config = Json::parse(settings.config_json());
   Json values = Json::object();
   for (const Option& option : settings.table().options())
-    if (!option.per_call && option.group != "Machine")
-      values[option.key()] = config["options"][option.key()]["value"];
+    if (!option.per_call && option.group != "Machine") values[option.key()] = config["options"][option.key()]["value"];
   return values;
 }
 
