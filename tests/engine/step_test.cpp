@@ -185,7 +185,11 @@ TEST(Step, Catches_what_depends_on_anything_else) {
   Step draws([&](std::span<const Tensor> in) { return std::vector<Tensor>{dropout(in[0], 0.5, forgotten)}; });
   expect_error([&] { (void)draws.verify({Tensor::full({999}, 1)}); }, "E-STEP-003", "output 0 of shape \\[999\\]",
                Exit::bug);
+}
 
+TEST(Step, Catches_what_depends_on_the_memory_of_an_earlier_call) {
+  ADJOINT_NEED_SIZE_CLASSES();
+  const Tensor x = vector_of({1, 2});
   Tensor held = Tensor::zeros({2}, DType::f64), previous;
   Step stale(
       [&](std::span<const Tensor> in) {
@@ -277,6 +281,7 @@ TEST(Step, Replays_without_taking_memory) {
 }
 
 TEST(Step, Leaves_live_memory_as_it_was) {
+  ADJOINT_NEED_SIZE_CLASSES();
   Training training;
   Generator data(1);
   const auto [x, targets] = batch(data, 64);

@@ -14,12 +14,6 @@
 namespace adjoint::testing {
 namespace {
 
-#if defined(__SANITIZE_ADDRESS__)
-#define ADJOINT_NEED_SIZE_CLASSES() GTEST_SKIP() << "under AddressSanitizer every block is exact and never cached"
-#else
-#define ADJOINT_NEED_SIZE_CLASSES()
-#endif
-
 /// An allocator that goes when the test ends, and with it (or later) its blocks.
 class OwnAllocator {
  public:

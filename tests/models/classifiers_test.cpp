@@ -86,7 +86,12 @@ TEST(Classifier, Every_parameter_takes_part) {
     for (const NamedParameter& p : model->parameters()) {
       double largest = 0;
       for (const double g : p.parameter->gradient().to_vector()) largest = std::max(largest, std::abs(g));
-      EXPECT_GT(largest, 0.0) << p.name;
+      // A bias of the keys moves all scores of a query alike, which the softmax does not see: 0, but for roundings.
+      if (p.name.ends_with("k.bias")) {
+        EXPECT_LT(largest, 1e-15) << p.name;
+      } else {
+        EXPECT_GT(largest, 1e-9) << p.name;
+      }
     }
   }
 }
