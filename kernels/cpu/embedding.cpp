@@ -14,6 +14,14 @@ namespace {
 
 constexpr std::int64_t kTokensPerChunk = 64;
 constexpr std::int64_t kRowsPerChunk = 1024;
+/// Rows of the table lie anywhere, so that no cache expects them: this many tokens ahead they are asked for.
+constexpr std::int64_t kAhead = 8;
+
+/// Asks for a row of `bytes`, to be read or written.
+template <int write>
+void prefetch_row(const char* row, std::size_t bytes) {
+  for (std::size_t i = 0; i < bytes; i += 64) __builtin_prefetch(row + i, write);
+}
 
 void check_ids(const EmbeddingForward& call) {
   const std::int64_t per_example = std::max<std::int64_t>(call.ids_per_example, 1);
@@ -69,9 +77,14 @@ template <class T>
 void sum_rows(const EmbeddingBackward& call, const TokenLists& lists, std::int64_t begin, std::int64_t end) {
   constexpr int lanes = kLanes<acc_t<T>>;
   const std::int64_t width = call.width;
+  const std::size_t bytes = static_cast<std::size_t>(width) * sizeof(T);
   const T* dy = static_cast<const T*>(call.dy);
   for (std::int64_t t = begin; t < end; ++t) {
     const std::int64_t row = call.ids[t];
+    if (const std::int64_t ahead = t + kAhead; ahead < end && lists.first[call.ids[ahead]] == ahead) {
+      prefetch_row<1>(static_cast<const char*>(call.dtable.data) + static_cast<std::size_t>(call.ids[ahead]) * bytes,
+                      bytes);
+    }
     if (lists.first[row] != t) continue;  // the padding row has no list
     T* out = static_cast<T*>(call.dtable.data) + row * width;
     std::int64_t i = 0;
@@ -107,9 +120,12 @@ void run(const At& at, const EmbeddingForward& call) {
   char* y = static_cast<char*>(call.y);
   if (bytes == 0) return;
   parallel_for(at, call.tokens, kTokensPerChunk, call.width / 8 + 1, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t t = begin; t < end; ++t)
+    for (std::int64_t t = begin; t < end; ++t) {
+      if (t + kAhead < call.tokens)
+        prefetch_row<0>(table + static_cast<std::size_t>(call.ids[t + kAhead]) * bytes, bytes);
       std::memcpy(y + static_cast<std::size_t>(t) * bytes, table + static_cast<std::size_t>(call.ids[t]) * bytes,
                   bytes);
+    }
   });
 }
 
