@@ -1,9 +1,9 @@
 #include "kernels/bias_gelu.h"
 
 #include <algorithm>
-#include <cstring>
 
 #include "kernels/cpu/simd_math.h"
+#include "kernels/cpu/strided.h"
 #include "kernels/cpu/thread_pool.h"
 
 namespace adjoint::cpu {
@@ -12,9 +12,20 @@ namespace {
 /// Rows of a chunk: at least 16, and at most 64 chunks, so that their column sums are soon added up.
 std::int64_t rows_per_chunk(std::int64_t rows) { return std::max<std::int64_t>((rows + 63) / 64, 16); }
 
-template <class Call>
-bool takes_part(const Call& call, std::int64_t row) {
-  return call.row_lengths == nullptr || row % call.rows_per_length < call.row_lengths[row / call.rows_per_length];
+/// Calls f(first, taking, last) for each length that rows [begin, end) have a part of, with that part: rows
+/// [first, taking) take part, [taking, last) do not.
+template <class Call, class F>
+void for_lengths(const Call& call, std::int64_t begin, std::int64_t end, F&& f) {
+  if (call.row_lengths == nullptr) {
+    f(begin, end, end);
+    return;
+  }
+  for (std::int64_t first = begin; first < end;) {
+    const std::int64_t index = first / call.rows_per_length, start = index * call.rows_per_length;
+    const std::int64_t last = std::min(start + call.rows_per_length, end);
+    f(first, std::clamp<std::int64_t>(start + call.row_lengths[index], first, last), last);
+    first = last;
+  }
 }
 
 template <class A, bool tanh_form>
@@ -33,16 +44,15 @@ void forward(const At& at, const BiasGeluForward& call) {
   using A = acc_t<T>;
   const T* bias = static_cast<const T*>(call.bias);
   parallel_for(at, call.rows, rows_per_chunk(call.rows), 8 * call.width, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t row = begin; row < end; ++row) {
-      const T* x = static_cast<const T*>(call.x) + row * call.width;
-      T* y = static_cast<T*>(call.y) + row * call.width;
-      if (takes_part(call, row)) {
-        for_registers<false>(y, call.width,
+    for_lengths(call, begin, end, [&](std::int64_t first, std::int64_t taking, std::int64_t last) {
+      T* const y = static_cast<T*>(call.y);
+      for (std::int64_t row = first; row < taking; ++row) {
+        const T* x = static_cast<const T*>(call.x) + row * call.width;
+        for_registers<false>(y + row * call.width, call.width,
                              [=](std::int64_t i, auto get) { return value<A, tanh_form>(get(x + i) + get(bias + i)); });
-      } else {
-        std::fill_n(y, call.width, T(0.0f));
       }
-    }
+      clear_rows(y + taking * call.width, last - taking, call.width, call.width);
+    });
   });
 }
 
@@ -91,13 +101,11 @@ void backward(const At& at, const BiasGeluBackward& call) {
   parallel_for(at, call.rows, grain, 12 * width, [&](std::int64_t begin, std::int64_t end) {
     A* const mine = wants_columns ? partial + begin / grain * width : nullptr;
     if (mine != nullptr) std::fill_n(mine, width, A(0));
-    for (std::int64_t row = begin; row < end; ++row) {
-      if (takes_part(call, row)) {
-        backward_row<T, tanh_form>(call, row, mine);
-      } else if (call.dx.data != nullptr && !call.dx.accumulate) {
-        std::fill_n(static_cast<T*>(call.dx.data) + row * width, width, T(0.0f));
-      }
-    }
+    for_lengths(call, begin, end, [&](std::int64_t first, std::int64_t taking, std::int64_t last) {
+      for (std::int64_t row = first; row < taking; ++row) backward_row<T, tanh_form>(call, row, mine);
+      if (call.dx.data != nullptr && !call.dx.accumulate)
+        clear_rows(static_cast<T*>(call.dx.data) + taking * width, last - taking, width, width);
+    });
   });
   if (!wants_columns) return;
   parallel_for(at, width, 256, chunks / 2 + 1, [&](std::int64_t begin, std::int64_t end) {

@@ -8,6 +8,7 @@
 #include "kernels/cpu/lstm_cell.h"
 #include "kernels/cpu/lstm_panels.h"
 #include "kernels/cpu/lstm_rows.h"
+#include "kernels/cpu/strided.h"
 #include "kernels/cpu/thread_pool.h"
 
 namespace adjoint::cpu {
@@ -51,9 +52,10 @@ void put_state(const acc_t<S>* from, std::int64_t index, void* to, std::int64_t 
 template <class S>
 void clear_padding(const LstmShape& shape, const std::int64_t stride[2], std::int64_t n, S* data) {
   if (!shape.lengths) return;
-  for (std::int64_t b = 0; b < shape.batch; ++b)
-    for (std::int64_t t = Rows::length(shape, b); t < shape.time; ++t)
-      std::fill_n(data + b * stride[0] + t * stride[1], n, S(0.0f));
+  for (std::int64_t b = 0; b < shape.batch; ++b) {
+    const std::int64_t length = Rows::length(shape, b);
+    clear_rows(data + b * stride[0] + length * stride[1], shape.time - length, n, stride[1]);
+  }
 }
 
 template <class S>
@@ -132,8 +134,10 @@ class Forward {
       A *now = inputs[s % 2], *next = inputs[(s + 1) % 2];
       if (!projects())
         for (std::int64_t i = 0; i < n; ++i) copy_row(x(row + i), now + i * z_row_, input_);
+      // The first step has no recurrent half when it starts from zeros.
+      const std::int64_t inputs = s == 0 && !call_.h0 ? input_ : input_ + hidden_;
       for_tiles(n, [&](std::int64_t i, int rows) {
-        step(row + i, rows, now + i * z_row_, next + i * z_row_, c + i * c_row);
+        step(row + i, rows, inputs, now + i * z_row_, next + i * z_row_, c + i * c_row);
       });
       finish(block, block.active(rows_, s + 1), n, next, c);
     }
@@ -148,7 +152,8 @@ class Forward {
     }
   }
 
-  void step(std::int64_t row, int rows, const A* now, A* next, A* c) const {
+  /// `inputs` elements of a row of `now` take part.
+  void step(std::int64_t row, int rows, std::int64_t inputs, const A* now, A* next, A* c) const {
     alignas(64) A z[kRowsOfTile * kPanelWidth<A>];
     const std::int64_t done = projects() ? input_ : 0;  // inputs that `from` holds already
     Product<A> product{.a = now + done,
@@ -156,7 +161,7 @@ class Forward {
                        .a_outer = 0,
                        .a_inner = 1,
                        .outer = 1,
-                       .inner = input_ + hidden_ - done,
+                       .inner = inputs - done,
                        .b = panels_ + done * kPanelWidth<A>,
                        .b_outer = 0,
                        .b_inner = kPanelWidth<A>,
@@ -267,14 +272,14 @@ class Backward {
                  });
 
     // Each row of dx is a sum of its own, so its cut may follow from the number of rows that are there.
-    const std::int64_t parts = wants_weights() ? (input_ + 1 + hidden_ + kGradientRows - 1) / kGradientRows : 0;
+    const std::int64_t parts = wants_weights() ? parts_of(input_ + 1) + parts_of(hidden_) : 0;
     const std::int64_t weight_tasks = groups_ * parts;
     const std::int64_t dx_tasks = call_.dx.data ? (rows + kInputGradientRows - 1) / kInputGradientRows : 0;
     parallel_for(at, weight_tasks + dx_tasks, 1, kInputGradientRows * gates * input_,
                  [&](std::int64_t begin, std::int64_t end) {
                    for (std::int64_t task = begin; task < end; ++task) {
                      if (task < weight_tasks) {
-                       weight_gradient(task / parts, task % parts, parts);
+                       weight_gradient(task / parts, task % parts);
                      } else {
                        const std::int64_t first = (task - weight_tasks) * kInputGradientRows;
                        input_gradient(first, std::min(rows, first + kInputGradientRows));
@@ -381,13 +386,20 @@ class Backward {
     });
   }
 
-  /// The gradients of a group's rows of W_ih, b and W_hh for one part of the inputs [x | 1 | h]: their transpose is the
-  /// sum over all packed rows of input' * dz.
-  void weight_gradient(std::int64_t group, std::int64_t part, std::int64_t parts) const {
-    const std::int64_t inputs = input_ + 1 + hidden_, rows = rows_.first[shape_.time];
-    const std::int64_t begin = inputs * part / parts, end = inputs * (part + 1) / parts;
+  static std::int64_t parts_of(std::int64_t inputs) { return (inputs + kGradientRows - 1) / kGradientRows; }
+
+  /// The gradients of a group's rows of W_ih and b, or of W_hh, for one part of the inputs [x | 1 | h]: their transpose
+  /// is the sum over all packed rows of input' * dz. What a sequence starts from is 0 without h0, so the rows of the
+  /// first step add nothing to W_hh.
+  void weight_gradient(std::int64_t group, std::int64_t part) const {
+    const std::int64_t rows = rows_.first[shape_.time], of_x = parts_of(input_ + 1);
+    const bool recurrent = part >= of_x;
+    const std::int64_t base = recurrent ? input_ + 1 : 0, width = recurrent ? hidden_ : input_ + 1;
+    const std::int64_t parts = recurrent ? parts_of(hidden_) : of_x, index = recurrent ? part - of_x : part;
+    const std::int64_t begin = base + width * index / parts, end = base + width * (index + 1) / parts;
+    const std::int64_t first = recurrent && !call_.h0 ? rows_.first[std::min<std::int64_t>(1, shape_.time)] : 0;
     A* sums = static_cast<A*>(thread_buffer(0, static_cast<std::size_t>((end - begin) * kPanelWidth<A>) * sizeof(A)));
-    for (std::int64_t row = 0; row == 0 || row < rows; row += kGradientDepth)
+    for (std::int64_t row = first; row == first || row < rows; row += kGradientDepth)
       for_tiles(end - begin, [&](std::int64_t i, int tile_rows) {
         A* c = sums + i * kPanelWidth<A>;
         multiply(tile_rows, kPanelRegisters,
@@ -400,13 +412,16 @@ class Backward {
                             .b = dz(group, row),
                             .b_outer = 0,
                             .b_inner = kPanelWidth<A>,
-                            .from = row ? c : nullptr,
+                            .from = row > first ? c : nullptr,
                             .from_row = kPanelWidth<A>,
                             .c = c,
                             .c_row = kPanelWidth<A>});
       });
-    put_weights(sums, begin, std::min(end, input_), 0, input_, group, call_.dw_ih);
-    put_weights(sums, begin, end, input_ + 1, hidden_, group, call_.dw_hh);
+    if (recurrent) {
+      put_weights(sums, begin, end, base, hidden_, group, call_.dw_hh);
+    } else {
+      put_weights(sums, begin, std::min(end, input_), 0, input_, group, call_.dw_ih);
+    }
     if (begin <= input_ && input_ < end) {
       const A* bias = sums + (input_ - begin) * kPanelWidth<A>;
       const std::int64_t unit = group * kWidth;

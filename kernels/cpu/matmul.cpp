@@ -1,9 +1,9 @@
 #include "kernels/matmul.h"
 
 #include <algorithm>
-#include <cstring>
 
 #include "kernels/cpu/gemm_tile.h"
+#include "kernels/cpu/strided.h"
 #include "kernels/cpu/thread_pool.h"
 
 namespace adjoint::cpu {
@@ -128,22 +128,29 @@ void packed_product(const At& at, std::int64_t m, std::int64_t n, std::int64_t k
   }
 }
 
+/// Calls f(first, taking, end) for each length: rows [first, taking) take part, [taking, end) do not.
+template <class F>
+void for_lengths(const Matmul& call, std::int64_t rows, F&& f) {
+  for (std::int64_t first = 0, group = 0; first < rows; first += call.rows_per_length, ++group) {
+    const std::int64_t end = std::min(first + call.rows_per_length, rows);
+    f(first, first + std::clamp<std::int64_t>(call.row_lengths[group], 0, end - first), end);
+  }
+}
+
 /// Lists what takes part: r with r % rows_per_length < row_lengths[r / rows_per_length].
 std::int64_t list_rows(const Matmul& call, std::int64_t rows, std::int32_t* list) {
   std::int64_t count = 0;
-  for (std::int64_t first = 0, group = 0; first < rows; first += call.rows_per_length, ++group) {
-    const std::int64_t length =
-        std::clamp<std::int64_t>(call.row_lengths[group], 0, std::min(call.rows_per_length, rows - first));
-    for (std::int64_t i = 0; i < length; ++i) list[count++] = static_cast<std::int32_t>(first + i);
-  }
+  for_lengths(call, rows, [&](std::int64_t first, std::int64_t taking, std::int64_t) {
+    for (std::int64_t row = first; row < taking; ++row) list[count++] = static_cast<std::int32_t>(row);
+  });
   return count;
 }
 
 template <class T>
 void clear_other_rows(const Matmul& call, T* c) {
-  for (std::int64_t row = 0; row < call.m; ++row)
-    if (row % call.rows_per_length >= call.row_lengths[row / call.rows_per_length])
-      std::memset(c + row * call.ldc, 0, static_cast<std::size_t>(call.n) * sizeof(T));
+  for_lengths(call, call.m, [&](std::int64_t, std::int64_t taking, std::int64_t end) {
+    clear_rows(c + taking * call.ldc, end - taking, call.n, call.ldc);
+  });
 }
 
 template <class T>

@@ -2,6 +2,7 @@
 // Views that are not dense: walking one in the row-major order of its shape, a tile of contiguous elements at a time.
 // Every kernel computes on contiguous tiles by one function, so that layout cannot change a bit of the result.
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 
@@ -13,6 +14,18 @@ namespace adjoint::cpu {
 constexpr std::int64_t kTile = 512;
 /// Elements one chunk of a pointwise kernel covers.
 constexpr std::int64_t kGrain = 16384;
+
+/// Zeros in `rows` rows of `width` elements, `stride` apart. Rows that follow one another are cleared as one: the C
+/// library does not read a long run into the cache before it writes it.
+template <class T>
+void clear_rows(T* to, std::int64_t rows, std::int64_t width, std::int64_t stride) {
+  if (stride == width) {
+    width *= rows;
+    rows = std::min<std::int64_t>(rows, 1);
+  }
+  for (std::int64_t r = 0; r < rows; ++r, to += stride)
+    std::memset(static_cast<void*>(to), 0, static_cast<std::size_t>(width) * sizeof(T));
+}
 
 /// A tile of any dtype.
 struct TileBuffer {
