@@ -177,18 +177,24 @@ TransformerEncoderLayer::TransformerEncoderLayer(const Initializer& init, std::i
 }
 
 template <class Sublayer>
-Tensor TransformerEncoderLayer::around(const Tensor& x, const LayerNorm& norm, const Sublayer& sublayer,
-                                       const ForwardContext& context) const {
-  const bool before = options_.norm == NormPlace::before;
-  const Tensor y = dropped_out(sublayer.forward(before ? norm.forward(x) : x, context), options_.dropout, training(),
-                               context.random);
-  const Tensor sum = options_.residual ? x + y : y;
-  return before ? sum : norm.forward(sum);
+Tensor TransformerEncoderLayer::dropped(const Sublayer& sublayer, const Tensor& x,
+                                        const ForwardContext& context) const {
+  return dropped_out(sublayer.forward(x, context), options_.dropout, training(), context.random);
+}
+
+SumAndNorm TransformerEncoderLayer::joined(const Tensor& x, const Tensor& y, const LayerNorm& norm) const {
+  return options_.residual ? norm.forward(y, x) : SumAndNorm{y, norm.forward(y)};
 }
 
 Tensor TransformerEncoderLayer::forward(const Tensor& x, const ForwardContext& context) const {
   const auto name = scope();
-  return around(around(x, norm_1_, attention_, context), norm_2_, feed_forward_, context);
+  if (options_.norm == NormPlace::after) {
+    const Tensor h = joined(x, dropped(attention_, x, context), norm_1_).y;
+    return joined(h, dropped(feed_forward_, h, context), norm_2_).y;
+  }
+  const auto [h, normal] = joined(x, dropped(attention_, norm_1_.forward(x), context), norm_2_);
+  const Tensor y = dropped(feed_forward_, normal, context);
+  return options_.residual ? h + y : y;
 }
 
 Embeddings::Embeddings(const Initializer& init, std::int64_t vocab_size, std::int64_t max_position_embeddings,

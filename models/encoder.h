@@ -99,7 +99,9 @@ class TransformerEncoderLayer final : public Module {
 
  private:
   template <class Sublayer>
-  Tensor around(const Tensor& x, const LayerNorm& norm, const Sublayer& sublayer, const ForwardContext& context) const;
+  Tensor dropped(const Sublayer& sublayer, const Tensor& x, const ForwardContext& context) const;
+  /// x + y, or y without the residual, and its norm.
+  SumAndNorm joined(const Tensor& x, const Tensor& y, const LayerNorm& norm) const;
 
   MultiHeadAttention attention_;
   FeedForward feed_forward_;

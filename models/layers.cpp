@@ -72,6 +72,11 @@ Tensor LayerNorm::forward(const Tensor& x) const {
   return layer_norm(x, weight_, bias_, eps_);
 }
 
+SumAndNorm LayerNorm::forward(const Tensor& x, const Tensor& residual) const {
+  const auto name = scope();
+  return add_layer_norm(x, residual, weight_, bias_, eps_);
+}
+
 Lstm::Lstm(const Initializer& init, std::int64_t input, std::int64_t hidden, Options options)
     : hidden_(hidden), directions_(options.bidirectional ? 2 : 1), options_(options) {
   check_positive("lstm", "input width", input);

@@ -60,6 +60,8 @@ class LayerNorm final : public Module {
   LayerNorm(const Initializer& init, std::int64_t width, double eps = 1e-5);
   /// x [..., width].
   Tensor forward(const Tensor& x) const;
+  /// The sum of x and a residual of the same shape, and its norm, in one call.
+  SumAndNorm forward(const Tensor& x, const Tensor& residual) const;
 
  private:
   Parameter weight_;
