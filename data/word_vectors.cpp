@@ -53,7 +53,8 @@ double WordVectors::coverage() const {
   return total == 0 ? 0 : static_cast<double>(found) / total;
 }
 
-WordVectors read_word_vectors(const std::string& path, const Vocabulary& vocabulary, int64_t width, uint64_t seed) {
+WordVectors read_word_vectors(const std::string& path, const Vocabulary& vocabulary, int64_t width, MissingRows missing,
+                              uint64_t seed) {
   WordVectors out{.width = width, .values = {}, .missing = {}};
   std::vector<int64_t> row_of(vocabulary.size(), -1);  // in `rows`, which grows with what was read
   std::vector<float> rows, row;
@@ -101,7 +102,7 @@ WordVectors read_word_vectors(const std::string& path, const Vocabulary& vocabul
       continue;
     }
     if (!is_special(vocabulary.token(id))) out.missing.push_back(vocabulary.token(id));
-    if (id == vocabulary.pad_id()) continue;
+    if (id == vocabulary.pad_id() || missing == MissingRows::zero) continue;
     // One stream a row: the row of a token does not depend on which others are missing.
     CounterRandom random(seed, static_cast<uint64_t>(id));
     for (int64_t i = 0; i < out.width; ++i) destination[i] = static_cast<float>(out.sigma * random.normal());

@@ -9,6 +9,10 @@
 
 namespace adjoint::data {
 
+/// What a token gets that the file does not have. random: drawn from N(0, sigma) by the seed, for rows that training
+/// will change. zero: for rows that stay as they are, where a random one would only be noise.
+enum class MissingRows { random, zero };
+
 struct WordVectors {
   int64_t width = 0;
   std::vector<float> values;         // [vocabulary size, width]
@@ -22,9 +26,9 @@ struct WordVectors {
 
 /// The rows for `vocabulary` from a file with a token and `width` numbers a line, plain or gzip; a token may hold
 /// spaces, the vector is the last `width` fields. Width 0: as many as the first line has. Of a token that comes twice
-/// the first counts. Missing rows are drawn from N(0, sigma) by `seed`, the row of [PAD] is zero. Throws E-GLOVE-001
-/// (numbers a line), E-GLOVE-002 (a number), E-DATA-001 (no line), and what TextSource throws.
+/// the first counts. The row of [PAD] is zero. Throws E-GLOVE-001 (numbers a line), E-GLOVE-002 (a number), E-DATA-001
+/// (no line), and what TextSource throws.
 WordVectors read_word_vectors(const std::string& path, const Vocabulary& vocabulary, int64_t width = 0,
-                              uint64_t seed = 1);
+                              MissingRows missing = MissingRows::random, uint64_t seed = 1);
 
 }  // namespace adjoint::data

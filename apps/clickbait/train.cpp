@@ -213,8 +213,10 @@ app::Trained trained(const app::Settings& asked) {
   const Corpus corpus = corpus_of(asked);
   std::optional<data::WordVectors> vectors;
   if (!asked.text("embeddings").empty())
-    vectors = data::read_word_vectors(asked.text("embeddings"), corpus.vocabulary, 0,
-                                      static_cast<std::uint64_t>(asked.integer("seed")));
+    vectors =
+        data::read_word_vectors(asked.text("embeddings"), corpus.vocabulary, 0,
+                                asked.flag("freeze-embeddings") ? data::MissingRows::zero : data::MissingRows::random,
+                                static_cast<std::uint64_t>(asked.integer("seed")));
   const app::Settings settings = with_width(asked, vectors);
   Training training(settings, corpus, vectors, device);
   std::string source;

@@ -39,7 +39,7 @@ std::vector<Option> shared_options() {
                   choice("residual", "on", {"on", "off"}, "add each sublayer's input to its output"),
                   choice("positions", "learned", {"learned", "sinusoidal", "none"}, "positional encoding"),
                   path("embeddings", "FILE", "word vectors to start from (GloVe text)"),
-                  flag("freeze-embeddings", "do not train the word vectors"),
+                  flag("freeze-embeddings", "do not train the word vectors; words that FILE lacks have zeros"),
                   path("init-from", "RUN", "take the weights that fit from another run")});
   group("Training",
         {integer("epochs", 10, 1, 1'000'000, "passes over the training data"),

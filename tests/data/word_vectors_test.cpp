@@ -50,6 +50,14 @@ TEST_F(GloVe, Takes_the_last_fields_as_the_vector) {
   EXPECT_EQ(vectors.found, 2);
 }
 
+TEST_F(GloVe, Leaves_a_missing_row_zero_if_asked) {
+  const std::string path = folder_.write("glove.txt", "cat 1 2\n");
+  const WordVectors vectors = read_word_vectors(path, vocabulary_, 0, MissingRows::zero);
+  EXPECT_EQ(row(vectors, "cat"), (std::vector<float>{1, 2}));
+  EXPECT_EQ(row(vectors, "zebra"), (std::vector<float>{0, 0}));
+  EXPECT_EQ(vectors.missing, (std::vector<std::string>{"the", ". . .", "zebra"}));
+}
+
 TEST_F(GloVe, Draws_a_missing_row_by_seed_and_id_alone) {
   const WordVectors first = read("the 1 2\n");
   const WordVectors second = read("the 1 2\ncat 1 2\n");
