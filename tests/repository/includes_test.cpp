@@ -94,7 +94,8 @@ TEST(Coverage, Every_public_op_has_a_record) {
   EXPECT_GE(declared.size(), 20u);
   std::set<std::string> recorded;
   const std::regex record(R"re((?:\.name = |record\()"([a-z_0-9]+)")re");
-  for (const fs::directory_entry& entry : fs::directory_iterator(fs::path(adjoint::testing_support::source_dir()) / "engine" / "ops")) {
+  for (const fs::directory_entry& entry :
+       fs::directory_iterator(fs::path(adjoint::testing_support::source_dir()) / "engine" / "ops")) {
     std::stringstream text;
     text << std::ifstream(entry.path()).rdbuf();
     const std::string s = text.str();
@@ -111,7 +112,8 @@ std::string text_of(const fs::path& path) {
 
 TEST(Readme, Shows_the_program_that_is_tested) {
   const std::string readme = text_of(fs::path(adjoint::testing_support::source_dir()) / "README.md");
-  const std::string program = text_of(fs::path(adjoint::testing_support::source_dir()) / "tests" / "example" / "main.cpp");
+  const std::string program =
+      text_of(fs::path(adjoint::testing_support::source_dir()) / "tests" / "example" / "main.cpp");
   const std::size_t begin = readme.find("```cpp\n") + 7, end = readme.find("```", begin);
   ASSERT_NE(end, std::string::npos);
   EXPECT_EQ(program.substr(program.find('\n') + 1), readme.substr(begin, end - begin));
