@@ -72,20 +72,11 @@ int evaluate(const app::Settings& settings, const app::OptionTable& train_table)
   const Judgement j = judge(*run.model, ids_of_all(run, dataset.texts), dataset.labels,
                             static_cast<std::int64_t>(run.classes.size()), chosen, task.integer("max-length"), device);
 
-  std::vector<std::pair<double, std::size_t>> errors;  // probability of the truth, place in `chosen`
-  for (std::size_t i = 0; i < chosen.size(); ++i) {
-    const std::vector<double>& p = j.probabilities[i];
-    const auto truth = static_cast<std::size_t>(dataset.labels[static_cast<std::size_t>(chosen[i])]);
-    if (p[truth] < *std::max_element(p.begin(), p.end())) errors.emplace_back(p[truth], i);
-  }
-  std::sort(errors.begin(), errors.end());
-  nlohmann::ordered_json worst = nlohmann::ordered_json::array();
+  const nlohmann::ordered_json errors = worst_errors(j, dataset, chosen);
   app::Table table({"truth", "its probability", "text"});
   for (std::size_t e = 0; e < std::min(errors.size(), kWorstShown); ++e) {
-    const auto i = static_cast<std::size_t>(chosen[errors[e].second]);
-    const std::string& truth = run.classes[static_cast<std::size_t>(dataset.labels[i])];
-    worst.push_back({{"text", dataset.texts[i]}, {"label", truth}, {"probability", errors[e].first}});
-    table.add({truth, fmt::format("{:.4f}", errors[e].first), app::shortened(dataset.texts[i], 90)});
+    table.add({errors[e]["truth"].get<std::string>(), fmt::format("{:.4f}", errors[e]["probability"].get<double>()),
+               app::shortened(errors[e]["text"].get<std::string>(), 90)});
   }
   if (settings.flag("json")) {
     nlohmann::ordered_json metrics = app::as_json(j.metrics());
@@ -96,14 +87,14 @@ int evaluate(const app::Settings& settings, const app::OptionTable& train_table)
                                                             {"texts", chosen.size()},
                                                             {"classes", run.classes},
                                                             {"test", metrics},
-                                                            {"worst", worst}}) +
+                                                            {"errors", errors}}) +
                       "\n");
     return 0;
   }
   std::string text = fmt::format("{} on {} texts ({}):\n", run.folder, chosen.size(), part);
   for (const auto& [name, value] : j.metrics()) text += fmt::format("  {:<10}{:.4f}\n", name, value);
   text += confusion_text(j.confusion, run.classes);
-  if (!errors.empty()) text += fmt::format("\n{} errors, the worst:\n{}", errors.size(), table.text());
+  if (!errors.empty()) text += fmt::format("\nThe worst errors:\n{}", table.text());
   app::print_result(text);
   return 0;
 }

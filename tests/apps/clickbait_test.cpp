@@ -92,7 +92,10 @@ TEST_F(Clickbait, Reports_what_programs_read) {
   for (const char* key : {"accuracy", "precision", "recall", "f1"}) EXPECT_TRUE(j["test"][key].is_number()) << key;
   EXPECT_EQ(j["test"]["confusion"].size(), 2u);
   EXPECT_TRUE(j["floor"]["f1"].is_number());
-  EXPECT_EQ(json::parse(run("eval run --json").out)["test"]["f1"], j["test"]["f1"]);
+  const json again = json::parse(run("eval run --json").out);
+  EXPECT_EQ(again["test"]["f1"], j["test"]["f1"]);
+  EXPECT_EQ(again["errors"], j["errors"]);
+  EXPECT_GT(j["errors"].size(), 0u);
   EXPECT_THAT(run("predict run", "a \x1b]0;title\n").out, HasSubstr("\\x1b"));
 }
 
