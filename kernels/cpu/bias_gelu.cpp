@@ -12,22 +12,6 @@ namespace {
 /// Rows of a chunk: at least 16, and at most 64 chunks, so that their column sums are soon added up.
 std::int64_t rows_per_chunk(std::int64_t rows) { return std::max<std::int64_t>((rows + 63) / 64, 16); }
 
-/// Calls f(first, taking, last) for each length that rows [begin, end) have a part of, with that part: rows
-/// [first, taking) take part, [taking, last) do not.
-template <class Call, class F>
-void for_lengths(const Call& call, std::int64_t begin, std::int64_t end, F&& f) {
-  if (call.row_lengths == nullptr) {
-    f(begin, end, end);
-    return;
-  }
-  for (std::int64_t first = begin; first < end;) {
-    const std::int64_t index = first / call.rows_per_length, start = index * call.rows_per_length;
-    const std::int64_t last = std::min(start + call.rows_per_length, end);
-    f(first, std::clamp<std::int64_t>(start + call.row_lengths[index], first, last), last);
-    first = last;
-  }
-}
-
 template <class A, bool tanh_form>
 Vec<A> value(Vec<A> x) {
   using M = VectorMath<A>;

@@ -128,19 +128,10 @@ void packed_product(const At& at, std::int64_t m, std::int64_t n, std::int64_t k
   }
 }
 
-/// Calls f(first, taking, end) for each length: rows [first, taking) take part, [taking, end) do not.
-template <class F>
-void for_lengths(const Matmul& call, std::int64_t rows, F&& f) {
-  for (std::int64_t first = 0, group = 0; first < rows; first += call.rows_per_length, ++group) {
-    const std::int64_t end = std::min(first + call.rows_per_length, rows);
-    f(first, first + std::clamp<std::int64_t>(call.row_lengths[group], 0, end - first), end);
-  }
-}
-
 /// Lists what takes part: r with r % rows_per_length < row_lengths[r / rows_per_length].
 std::int64_t list_rows(const Matmul& call, std::int64_t rows, std::int32_t* list) {
   std::int64_t count = 0;
-  for_lengths(call, rows, [&](std::int64_t first, std::int64_t taking, std::int64_t) {
+  for_lengths(call, 0, rows, [&](std::int64_t first, std::int64_t taking, std::int64_t) {
     for (std::int64_t row = first; row < taking; ++row) list[count++] = static_cast<std::int32_t>(row);
   });
   return count;
@@ -148,8 +139,8 @@ std::int64_t list_rows(const Matmul& call, std::int64_t rows, std::int32_t* list
 
 template <class T>
 void clear_other_rows(const Matmul& call, T* c) {
-  for_lengths(call, call.m, [&](std::int64_t, std::int64_t taking, std::int64_t end) {
-    clear_rows(c + taking * call.ldc, end - taking, call.n, call.ldc);
+  for_lengths(call, 0, call.m, [&](std::int64_t, std::int64_t taking, std::int64_t last) {
+    clear_rows(c + taking * call.ldc, last - taking, call.n, call.ldc);
   });
 }
 

@@ -27,6 +27,22 @@ void clear_rows(T* to, std::int64_t rows, std::int64_t width, std::int64_t strid
     std::memset(static_cast<void*>(to), 0, static_cast<std::size_t>(width) * sizeof(T));
 }
 
+/// Calls f(first, taking, last) for each of call.row_lengths that rows [begin, end) have a part of, with that part:
+/// rows [first, taking) take part, [taking, last) do not. Without lengths all do.
+template <class Call, class F>
+void for_lengths(const Call& call, std::int64_t begin, std::int64_t end, F&& f) {
+  if (call.row_lengths == nullptr) {
+    f(begin, end, end);
+    return;
+  }
+  for (std::int64_t first = begin; first < end;) {
+    const std::int64_t index = first / call.rows_per_length, start = index * call.rows_per_length;
+    const std::int64_t last = std::min(start + call.rows_per_length, end);
+    f(first, std::clamp<std::int64_t>(start + call.row_lengths[index], first, last), last);
+    first = last;
+  }
+}
+
 /// A tile of any dtype.
 struct TileBuffer {
   alignas(64) unsigned char bytes[kTile * 8];
