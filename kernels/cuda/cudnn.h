@@ -8,6 +8,7 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <type_traits>
 
 #include "kernels/base/backend.h"
 #include "kernels/base/dtype.h"
@@ -90,5 +91,50 @@ inline cudnnHandle_t handle_of(const std::string& call, void* stream) {
   }
   return handle;
 }
+
+struct Destroy {
+  void operator()(cudnnRNNDescriptor_t p) const { Library::get().cudnnDestroyRNNDescriptor.call(p); }
+  void operator()(cudnnRNNDataDescriptor_t p) const { Library::get().cudnnDestroyRNNDataDescriptor.call(p); }
+  void operator()(cudnnTensorDescriptor_t p) const { Library::get().cudnnDestroyTensorDescriptor.call(p); }
+  void operator()(cudnnDropoutDescriptor_t p) const { Library::get().cudnnDestroyDropoutDescriptor.call(p); }
+};
+template <class Pointer>
+using Owned = std::unique_ptr<std::remove_pointer_t<Pointer>, Destroy>;
+
+/// A descriptor that `create` makes.
+template <class Pointer>
+Owned<Pointer> made(const std::string& call, const Imported<cudnnStatus_t(Pointer*)>& create) {
+  Pointer p = nullptr;
+  require(call, create, &p);
+  return Owned<Pointer>(p);
+}
+
+/// The plan that was made for a key, or a new one, of Plan(call, key). Plans last as long as the process: a recorded
+/// step may come back to any of them.
+template <class Plan, class Key>
+const Plan& plan_of(const std::string& call, const Key& key) {
+  static auto& mutex = *new std::mutex;
+  static auto& plans = *new std::map<Key, Plan>;
+  const std::lock_guard lock(mutex);
+  const auto found = plans.find(key);
+  if (found != plans.end()) return found->second;
+  return plans.emplace(key, Plan(call, key)).first->second;
+}
+
+/// Cuts scratch into pieces; without scratch it only counts.
+class Pieces {
+ public:
+  explicit Pieces(void* scratch) : begin_(static_cast<char*>(scratch)) {}
+  void* take(std::size_t bytes) {
+    void* const here = begin_ == nullptr ? nullptr : begin_ + taken_;
+    taken_ += (bytes + 255) / 256 * 256;
+    return here;
+  }
+  std::size_t taken() const { return taken_; }
+
+ private:
+  char* begin_;
+  std::size_t taken_ = 0;
+};
 
 }  // namespace adjoint::ADJOINT_GPU_NAMESPACE::dnn

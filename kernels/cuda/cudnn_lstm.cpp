@@ -3,8 +3,6 @@
 
 #include <compare>
 #include <cstdint>
-#include <memory>
-#include <type_traits>
 #include <vector>
 
 #include "kernels/copy.h"
@@ -16,6 +14,8 @@ namespace adjoint::ADJOINT_GPU_NAMESPACE {
 namespace {
 
 using dnn::Library;
+using dnn::Owned;
+using dnn::Pieces;
 using dnn::require;
 
 std::string text(const LstmShape& s) {
@@ -34,21 +34,12 @@ Key key_of(const At& at, const LstmShape& s) {
   return {at.stream, s.dtype, s.batch, s.time, s.input + (s.lengths != nullptr ? 1 : 0), s.hidden};
 }
 
-struct Destroy {
-  void operator()(cudnnRNNDescriptor_t p) const { Library::get().cudnnDestroyRNNDescriptor.call(p); }
-  void operator()(cudnnRNNDataDescriptor_t p) const { Library::get().cudnnDestroyRNNDataDescriptor.call(p); }
-  void operator()(cudnnTensorDescriptor_t p) const { Library::get().cudnnDestroyTensorDescriptor.call(p); }
-  void operator()(cudnnDropoutDescriptor_t p) const { Library::get().cudnnDestroyDropoutDescriptor.call(p); }
-};
-template <class Pointer>
-using Owned = std::unique_ptr<std::remove_pointer_t<Pointer>, Destroy>;
-
 /// f32 without TF32.
 cudnnMathType_t math_of(DType dtype) {
   return dtype == DType::bf16 ? CUDNN_TENSOR_OP_MATH : dtype == DType::f32 ? CUDNN_FMA_MATH : CUDNN_DEFAULT_MATH;
 }
 
-/// Descriptors and sizes. They last as long as the process: a recorded step may come back to any of them.
+/// Descriptors and sizes.
 struct Plan {
   cudnnHandle_t handle = nullptr;
   Owned<cudnnRNNDescriptor_t> rnn;
@@ -57,31 +48,14 @@ struct Plan {
   Owned<cudnnTensorDescriptor_t> state, matrix, bias;
   std::size_t weights = 0, training_work = 0, reserve = 0, inference_work = 0;  // bytes
 
-  static const Plan& of(const std::string& call, const Key& key) {
-    static auto& mutex = *new std::mutex;
-    static auto& plans = *new std::map<Key, Plan>;
-    const std::lock_guard lock(mutex);
-    const auto found = plans.find(key);
-    if (found != plans.end()) return found->second;
-    return plans.emplace(key, Plan(call, key)).first->second;
-  }
-
- private:
-  template <class Pointer, class F>
-  static Owned<Pointer> made(const std::string& call, const Imported<F>& create) {
-    Pointer p = nullptr;
-    require(call, create, &p);
-    return Owned<Pointer>(p);
-  }
-
   Plan(const std::string& call, const Key& key) : handle(dnn::handle_of(call, key.stream)) {
     Library& lib = Library::get();
     const cudnnDataType_t type = dnn::type_of(key.dtype);
     const auto batch = static_cast<int>(key.batch), time = static_cast<int>(key.time),
                input = static_cast<int>(key.input), hidden = static_cast<int>(key.hidden);
-    dropout = made<cudnnDropoutDescriptor_t>(call, lib.cudnnCreateDropoutDescriptor);
+    dropout = dnn::made(call, lib.cudnnCreateDropoutDescriptor);
     require(call, lib.cudnnSetDropoutDescriptor, dropout.get(), handle, 0.0f, nullptr, std::size_t{0}, 0ull);
-    rnn = made<cudnnRNNDescriptor_t>(call, lib.cudnnCreateRNNDescriptor);
+    rnn = dnn::made(call, lib.cudnnCreateRNNDescriptor);
     require(call, lib.cudnnSetRNNDescriptor_v8, rnn.get(), CUDNN_RNN_ALGO_STANDARD, CUDNN_LSTM, CUDNN_RNN_DOUBLE_BIAS,
             CUDNN_UNIDIRECTIONAL, CUDNN_LINEAR_INPUT, type,
             key.dtype == DType::f64 ? CUDNN_DATA_DOUBLE : CUDNN_DATA_FLOAT, math_of(key.dtype), input, hidden, hidden,
@@ -89,16 +63,16 @@ struct Plan {
     // Every row has all T steps: what is padding is the device's to know, and may change from call to call.
     const std::vector<int> lengths(static_cast<std::size_t>(key.batch), time);
     for (auto& [data, width] : {std::pair{&x, input}, std::pair{&y, hidden}}) {
-      *data = made<cudnnRNNDataDescriptor_t>(call, lib.cudnnCreateRNNDataDescriptor);
+      *data = dnn::made(call, lib.cudnnCreateRNNDataDescriptor);
       double zero = 0.0;  // wide enough for any type
       require(call, lib.cudnnSetRNNDataDescriptor, data->get(), type, CUDNN_RNN_DATA_LAYOUT_BATCH_MAJOR_UNPACKED, time,
               batch, width, lengths.data(), static_cast<void*>(&zero));
     }
-    state = made<cudnnTensorDescriptor_t>(call, lib.cudnnCreateTensorDescriptor);
+    state = dnn::made(call, lib.cudnnCreateTensorDescriptor);
     const int extents[] = {1, batch, hidden}, strides[] = {batch * hidden, hidden, 1};
     require(call, lib.cudnnSetTensorNdDescriptor, state.get(), type, 3, extents, strides);
-    matrix = made<cudnnTensorDescriptor_t>(call, lib.cudnnCreateTensorDescriptor);
-    bias = made<cudnnTensorDescriptor_t>(call, lib.cudnnCreateTensorDescriptor);
+    matrix = dnn::made(call, lib.cudnnCreateTensorDescriptor);
+    bias = dnn::made(call, lib.cudnnCreateTensorDescriptor);
     require(call, lib.cudnnGetRNNWeightSpaceSize, handle, rnn.get(), &weights);
     std::size_t none = 0;
     require(call, lib.cudnnGetRNNTempSpaceSizes, handle, rnn.get(), CUDNN_FWD_MODE_TRAINING, x.get(), &training_work,
@@ -106,22 +80,6 @@ struct Plan {
     require(call, lib.cudnnGetRNNTempSpaceSizes, handle, rnn.get(), CUDNN_FWD_MODE_INFERENCE, x.get(), &inference_work,
             &none);
   }
-};
-
-/// Cuts scratch into pieces; without scratch it only counts.
-class Pieces {
- public:
-  explicit Pieces(void* scratch) : begin_(static_cast<char*>(scratch)) {}
-  void* take(std::size_t bytes) {
-    void* const here = begin_ == nullptr ? nullptr : begin_ + taken_;
-    taken_ += (bytes + 255) / 256 * 256;
-    return here;
-  }
-  std::size_t taken() const { return taken_; }
-
- private:
-  char* begin_;
-  std::size_t taken_ = 0;
 };
 
 bool expressible(const LstmShape& s) {
@@ -138,7 +96,7 @@ class Layer {
         text_(text(shape)),
         held_(shape.lengths != nullptr),
         width_(shape.input + (held_ ? 1 : 0)),
-        plan_(Plan::of(text_, key_of(at, shape))) {}
+        plan_(dnn::plan_of<Plan>(text_, key_of(at, shape))) {}
 
   std::size_t bytes(std::int64_t elements) const { return static_cast<std::size_t>(elements) * size_of(s_.dtype); }
   std::int64_t states() const { return s_.batch * s_.hidden; }
@@ -334,7 +292,7 @@ std::size_t scratch_bytes(const At& at, const LstmBackward& call) {
 std::size_t saved_bytes(const At& at, const LstmForward& call) {
   const LstmShape& s = call.shape;
   if (!expressible(s)) return static_cast<std::size_t>(s.saved_elements()) * (s.dtype == DType::f64 ? 8 : 4);
-  return Plan::of(text(s), key_of(at, s)).reserve;
+  return dnn::plan_of<Plan>(text(s), key_of(at, s)).reserve;
 }
 void run(const At& at, const LstmForward& call) {
   expressible(call.shape) ? Forward(at, call).run() : entry<At, LstmForward>.run(at, call);
