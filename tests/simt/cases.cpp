@@ -1,7 +1,6 @@
 #include "tests/simt/cases.h"
 
 #include <cmath>
-#include <random>
 #include <string>
 
 namespace adjoint::simt::self_test {
@@ -10,14 +9,6 @@ std::vector<Case> all_cases() {
   std::vector<Case> cases = row_cases();
   for (const Case& c : matrix_cases()) cases.push_back(c);
   return cases;
-}
-
-std::vector<float> normal_values(std::size_t n, unsigned seed, float scale) {
-  std::mt19937 random(seed);
-  std::normal_distribution<float> normal(0.0f, scale);
-  std::vector<float> values(n);
-  for (float& v : values) v = normal(random);
-  return values;
 }
 
 void expect_close(const char* what, const std::vector<float>& got, const std::vector<double>& want, double tolerance) {

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "tests/simt/kernels/bug.cuh"
+#include "tests/simt/values.h"
 
 namespace adjoint::simt::self_test {
 
@@ -26,9 +27,6 @@ struct Case {
 std::vector<Case> row_cases();     // layer norm, LSTM cell, cross entropy, tree sum
 std::vector<Case> matrix_cases();  // attention, GEMM
 std::vector<Case> all_cases();
-
-/// Normally distributed values, the same for the same seed.
-std::vector<float> normal_values(std::size_t n, unsigned seed, float scale = 1.0f);
 
 /// Throws WrongValue unless |got - want| <= tolerance (1 + |want|) everywhere. Kernels sum in f32 and the references in
 /// double: 1e-5 is about 100 roundings of f32, more than any of these sums accumulates, and 1000 times below what a
