@@ -12,6 +12,7 @@ namespace {
 
 std::atomic<GemmBackend> gemm{GemmBackend::automatic};
 std::atomic<LstmBackend> lstm{LstmBackend::own};
+std::atomic<AttentionBackend> attention{AttentionBackend::own};
 
 GpuLibrary described(const char* name, LibraryStateOf state_of) {
   if (state_of == nullptr) return {name, "", "", "this build was made without its header"};
@@ -68,18 +69,29 @@ bool lstm_by_library(Device device) {
   return device.type != DeviceType::cpu && lstm.load(std::memory_order_relaxed) == LstmBackend::cudnn;
 }
 
+void choose_attention(AttentionBackend backend, Device device) {
+  if (backend == AttentionBackend::cudnn) require("cuDNN", cudnn_of, device, "--attention-backend=own");
+  attention = backend;
+}
+
+bool attention_by_library(Device device) {
+  return device.type != DeviceType::cpu && attention.load(std::memory_order_relaxed) == AttentionBackend::cudnn;
+}
+
 std::string gpu_backends_text(Device device) {
   if (device.type == DeviceType::cpu) return "";
-  const std::string lstms =
-      lstm_by_library(device) ? fmt::format(", LSTMs by cuDNN {}", cudnn_of(device.type).version) : "";
+  std::string others;
+  for (const auto& [what, by_library] :
+       {std::pair{"LSTMs", lstm_by_library(device)}, std::pair{"attention", attention_by_library(device)}})
+    if (by_library) others += fmt::format(", {} by cuDNN {}", what, cudnn_of(device.type).version);
   const bool by_library = gemm_by_library(device);
   if (!by_library && (gemm == GemmBackend::own || device.type != DeviceType::cuda))
-    return "matrix products by own kernels" + lstms;
+    return "matrix products by own kernels" + others;
   const GpuLibrary library = cublaslt_of(device.type);
   return (by_library
               ? fmt::format("matrix products by {} {}", library.name, library.version)
               : fmt::format("matrix products by own kernels, because of {}: {}", library.name, library.why_not)) +
-         lstms;
+         others;
 }
 
 }  // namespace adjoint

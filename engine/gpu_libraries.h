@@ -34,8 +34,14 @@ enum class LstmBackend : std::uint8_t { own, cudnn };
 void choose_lstm(LstmBackend backend, Device device);
 bool lstm_by_library(Device device);
 
+/// Who computes attention on a GPU: our own kernels, or cuDNN what it can.
+enum class AttentionBackend : std::uint8_t { own, cudnn };
+/// As choose_lstm.
+void choose_attention(AttentionBackend backend, Device device);
+bool attention_by_library(Device device);
+
 /// Who does what on a GPU, for people: "matrix products by cuBLASLt 13.1.0, LSTMs by cuDNN 9.19.0", or by our own
-/// kernels, and why.
+/// kernels, and why; LSTMs and attention are left out where they are our own.
 std::string gpu_backends_text(Device device);
 
 }  // namespace adjoint

@@ -22,12 +22,16 @@ struct AttentionShape {
   std::int64_t bias_stride[4] = {0, 0, 0, 0};   ///< (batch, head, query, key), 0 where repeated
   double dropout = 0.0;                         ///< probability of dropping a weight after the softmax
   const PhiloxState* random = nullptr;          ///< state saved for this draw; needed if dropout > 0
+  /// On a GPU: by cuDNN, in f32 and f64, without bias and dropout; the rest of the contract stays with our own kernels.
+  /// Forward and backward alike.
+  bool by_library = false;
 };
 // A query that sees no key (empty, fully masked, or all scores -inf) gives zeros, a log-sum-exp of -inf and no
 // gradient. Dropout: weight (b, h, t, s) is kept if philox_uniform(word of element ((b*H + h)*Q + t)*K + s) >= p, and
 // divided by 1-p.
 
-/// y [B,H,Q,V] dense; log_sum_exp [B,H,Q] dense in the accumulator dtype.
+/// y [B,H,Q,V] dense; log_sum_exp [B,H,Q] dense in the accumulator dtype. saved: of a library's saved_bytes, for its
+/// backward, or null when none will follow; where those are not 0, log_sum_exp is left alone.
 struct AttentionForward {
   AttentionShape shape;
   const void* q;
@@ -35,11 +39,12 @@ struct AttentionForward {
   const void* v;
   void* y;
   void* log_sum_exp;
+  void* saved = nullptr;
   void* scratch = nullptr;
 };
 
 /// Gradients of q, k, v, bias from dy. y, dy and all gradients are dense: dq [B,H,Q,D], dk [B,H,K,D], dv [B,H,K,V],
-/// dbias [B,H,Q,K]; every element is assigned or added. Each may be unwanted.
+/// dbias [B,H,Q,K] (by a library only with a bias); every element is assigned or added. Each may be unwanted.
 /// Deterministic: each gradient element is summed in a fixed order by one worker.
 struct AttentionBackward {
   AttentionShape shape;
@@ -48,6 +53,7 @@ struct AttentionBackward {
   const void* v;
   const void* y;
   const void* log_sum_exp;
+  const void* saved = nullptr;
   const void* dy;
   GradOut dq;
   GradOut dk;

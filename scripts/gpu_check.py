@@ -36,7 +36,9 @@ KINDS = ["Equals_its_reference_in_f64", "Gradient_equals_finite_differences", "P
          "Accumulating_twice_is_exactly_double", "Bad_inputs_throw_their_message", "Step"]
 # NVIDIA's libraries in place of our own kernels: the option, and the tests of what they do.
 LIBRARIES = {"cuBLASLt": ("--gemm-backend=cublaslt", "*Sweep.*/matmul:*Sweep.*/linear:Golden.*:Seq2Seq.*:Step.*:-*Planted*"),
-             "cuDNN": ("--lstm-backend=cudnn", "*Sweep.*/lstm*:Golden.*:Lstm.*:Seq2Seq.*:Step.*:-*Planted*")}
+             "cuDNN": ("--lstm-backend=cudnn", "*Sweep.*/lstm*:Golden.*:Lstm.*:Seq2Seq.*:Step.*:-*Planted*"),
+             "cuDNN's attention": ("--attention-backend=cudnn", "*Sweep.*/attention:AttentionByHand.*:Encoder.*:"
+                                   "*Classifiers.*:Golden.*:Seq2Seq.*:Step.*:-*Planted*")}
 # What the executor runs within the dry run's minute and a half: each kind of test once.
 TINY_ENGINE = "*Sweep.*/layer_norm:*Sweep.*/matmul:Step.Trains_bit_for_bit_like_the_plain_loop:-*Planted_faults*"
 TINY_CONTRACTS = "StepAdvance.*:RandomAdvance.*:GlobalNorm.Does_not_overflow_on_the_squares"

@@ -47,6 +47,9 @@ Device device_of(const Settings& settings) {
   }
   if (settings.has("lstm-backend"))
     choose_lstm(settings.text("lstm-backend") == "cudnn" ? LstmBackend::cudnn : LstmBackend::own, device);
+  if (settings.has("attention-backend"))
+    choose_attention(settings.text("attention-backend") == "cudnn" ? AttentionBackend::cudnn : AttentionBackend::own,
+                     device);
   return device;
 }
 

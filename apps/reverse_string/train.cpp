@@ -130,11 +130,11 @@ void add_train_options(app::OptionTable& table) {
   table.group("Training");
   table.add(app::choice("select", "best", {"best", "last"},
                         "weights that are kept: of the best evaluation by exact match, or the last"));
-  app::add_shared(table,
-                  {"epochs",       "max-steps",    "max-time",      "batch-size", "optimizer", "lr",     "schedule",
-                   "warmup",       "weight-decay", "clip",          "early-stop", "require",   "config", "name",
-                   "out",          "dry-run",      "overfit-batch", "profile",    "seed",      "device", "gemm-backend",
-                   "lstm-backend", "threads",      "progress",      "color",      "quiet",     "json"});
+  app::add_shared(
+      table, {"epochs",       "max-steps",         "max-time",      "batch-size", "optimizer", "lr",     "schedule",
+              "warmup",       "weight-decay",      "clip",          "early-stop", "require",   "config", "name",
+              "out",          "dry-run",           "overfit-batch", "profile",    "seed",      "device", "gemm-backend",
+              "lstm-backend", "attention-backend", "threads",       "progress",   "color",     "quiet",  "json"});
   table.group("Output");
   table.add(app::path("beside", "DIR", "a finished run to show in the same table").for_this_call());
   table.defaults({{"epochs", std::int64_t{8}},

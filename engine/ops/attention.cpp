@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "engine/gpu_libraries.h"
 #include "engine/op_support.h"
 #include "kernels/base/philox.h"
 
@@ -86,7 +87,7 @@ Prepared prepare(const char* op, const Tensor& q, const Tensor& k, const Tensor&
 
 struct AttentionGradient {
   AttentionShape shape;
-  Saved q, k, v, y, log_sum_exp, bias, random, key_lengths, query_lengths;
+  Saved q, k, v, y, log_sum_exp, saved, bias, random, key_lengths, query_lengths;
 
   void backward(const Gradients& g) const {
     const char* op = "attention";
@@ -97,6 +98,7 @@ struct AttentionGradient {
                                          .v = v.data(op),
                                          .y = y.data(op),
                                          .log_sum_exp = log_sum_exp.data(op),
+                                         .saved = saved.data(op),
                                          .dy = g.incoming(),
                                          .dq = g.into(0),
                                          .dk = g.into(1),
@@ -318,16 +320,21 @@ Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const Attent
   }
   Tensor y = Tensor::empty({s.batch, s.heads, s.queries, s.value_width}, q.dtype(), q.device());
   const Tensor log_sum_exp = Tensor::empty({s.batch, s.heads, s.queries}, accumulator_of(q.dtype()), q.device());
-  launch(q.device(), AttentionForward{.shape = s,
-                                      .q = p.q.data(),
-                                      .k = p.k.data(),
-                                      .v = p.v.data(),
-                                      .y = y.data(),
-                                      .log_sum_exp = log_sum_exp.data()});
-  if (Tape* tape = Tape::recording({&p.q, &p.k, &p.v, &p.bias})) {
-    tape->add({&p.q, &p.k, &p.v, &p.bias}, {&y},
-              AttentionGradient{s, Saved(p.q), Saved(p.k), Saved(p.v), Saved(y), Saved(log_sum_exp), Saved(p.bias),
-                                Saved(p.random), Saved(options.key_lengths), Saved(options.query_lengths)});
+  s.by_library = attention_by_library(q.device());
+  AttentionForward call{
+      .shape = s, .q = p.q.data(), .k = p.k.data(), .v = p.v.data(), .y = y.data(), .log_sum_exp = log_sum_exp.data()};
+  Tape* tape = Tape::recording({&p.q, &p.k, &p.v, &p.bias});
+  Tensor saved;
+  if (tape != nullptr && s.by_library) {
+    saved = Tensor::empty({static_cast<std::int64_t>(saved_bytes_on(q.device(), call))}, DType::u8, q.device());
+    call.saved = saved.data();
+  }
+  launch(q.device(), call);
+  if (tape != nullptr) {
+    tape->add(
+        {&p.q, &p.k, &p.v, &p.bias}, {&y},
+        AttentionGradient{s, Saved(p.q), Saved(p.k), Saved(p.v), Saved(y), Saved(log_sum_exp), Saved(saved),
+                          Saved(p.bias), Saved(p.random), Saved(options.key_lengths), Saved(options.query_lengths)});
   }
   return y;
 }

@@ -45,6 +45,16 @@ struct Library {
   ADJOINT_CUDNN_FUNCTION(cudnnRNNForward)
   ADJOINT_CUDNN_FUNCTION(cudnnRNNBackwardData_v8)
   ADJOINT_CUDNN_FUNCTION(cudnnRNNBackwardWeights_v8)
+  // Deprecated in cuDNN 9, and in all of its versions: their successor, the graph API's, takes no f32 and no f64.
+  ADJOINT_CUDNN_FUNCTION(cudnnCreateSeqDataDescriptor)
+  ADJOINT_CUDNN_FUNCTION(cudnnDestroySeqDataDescriptor)
+  ADJOINT_CUDNN_FUNCTION(cudnnSetSeqDataDescriptor)
+  ADJOINT_CUDNN_FUNCTION(cudnnCreateAttnDescriptor)
+  ADJOINT_CUDNN_FUNCTION(cudnnDestroyAttnDescriptor)
+  ADJOINT_CUDNN_FUNCTION(cudnnSetAttnDescriptor)
+  ADJOINT_CUDNN_FUNCTION(cudnnGetMultiHeadAttnBuffers)
+  ADJOINT_CUDNN_FUNCTION(cudnnMultiHeadAttnForward)
+  ADJOINT_CUDNN_FUNCTION(cudnnMultiHeadAttnBackwardData)
 #undef ADJOINT_CUDNN_FUNCTION
   LibraryState state{file.file(), "", file.why_not()};
 
@@ -97,6 +107,8 @@ struct Destroy {
   void operator()(cudnnRNNDataDescriptor_t p) const { Library::get().cudnnDestroyRNNDataDescriptor.call(p); }
   void operator()(cudnnTensorDescriptor_t p) const { Library::get().cudnnDestroyTensorDescriptor.call(p); }
   void operator()(cudnnDropoutDescriptor_t p) const { Library::get().cudnnDestroyDropoutDescriptor.call(p); }
+  void operator()(cudnnAttnDescriptor_t p) const { Library::get().cudnnDestroyAttnDescriptor.call(p); }
+  void operator()(cudnnSeqDataDescriptor_t p) const { Library::get().cudnnDestroySeqDataDescriptor.call(p); }
 };
 template <class Pointer>
 using Owned = std::unique_ptr<std::remove_pointer_t<Pointer>, Destroy>;

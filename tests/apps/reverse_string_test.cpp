@@ -123,6 +123,8 @@ TEST_F(ReverseString, Refuses_bad_input_with_one_line) {
                                     "E-GPU-009.*cuBLASLt works on GPUs, and this runs on cpu"},
                                    {"train --device cpu --lstm-backend cudnn --out gpu", 7,
                                     "E-GPU-009.*cuDNN works on GPUs.*--lstm-backend=own"},
+                                   {"train --device cpu --attention-backend cudnn --out gpu", 7,
+                                    "E-GPU-009.*cuDNN works on GPUs.*--attention-backend=own"},
                                    {"train --out run", 4, "E-IO-007"},
                                    {"train --letters aa --out x", 2, "E-DATA-009"},
                                    {"train --letters ab --min-length 1 --max-length 2 --out x", 2, "E-DATA-009"},

@@ -1,6 +1,7 @@
 // Runs the tests of engine and models with all their tensors on another device: --device=simt (the CUDA kernels' own
 // source on the CPU), --device=cuda or --device=cuda:N. The tests are the same files as for the CPU.
-// --gemm-backend=cublaslt and --lstm-backend=cudnn put the libraries in place of our kernels.
+// --gemm-backend=cublaslt, --lstm-backend=cudnn and --attention-backend=cudnn put the libraries in place of our
+// kernels.
 
 #include <gtest/gtest.h>
 
@@ -20,6 +21,7 @@ int main(int argc, char** argv) {
   std::string name = simt::api != nullptr ? "simt" : "cuda";
   GemmBackend gemm = GemmBackend::own;
   LstmBackend lstm = LstmBackend::own;
+  AttentionBackend attention = AttentionBackend::own;
   for (int i = 1; i < argc; ++i) {
     const std::string word = argv[i];
     if (word == "--gemm-backend=cublaslt") {
@@ -30,10 +32,14 @@ int main(int argc, char** argv) {
       lstm = LstmBackend::cudnn;
       continue;
     }
+    if (word == "--attention-backend=cudnn") {
+      attention = AttentionBackend::cudnn;
+      continue;
+    }
     if (!word.starts_with("--device=")) {
       std::fprintf(stderr,
                    "%s: unknown option; expected --device=simt, cuda or cuda:N, --gemm-backend=cublaslt, "
-                   "--lstm-backend=cudnn, and GoogleTest's own\n",
+                   "--lstm-backend=cudnn, --attention-backend=cudnn, and GoogleTest's own\n",
                    argv[i]);
       return 2;
     }
@@ -48,6 +54,7 @@ int main(int argc, char** argv) {
   try {
     choose_gemm(gemm, device);
     choose_lstm(lstm, device);
+    choose_attention(attention, device);
   } catch (const Error& error) {
     std::fprintf(stderr, "%s\n", error.what());
     return 7;

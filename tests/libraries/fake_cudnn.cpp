@@ -1,17 +1,16 @@
-// The stand-in itself: one unidirectional layer over all steps, in double. As the real one, it keeps its weights in an
+// The stand-in's LSTM: one unidirectional layer over all steps, in double. As the real one, it keeps its weights in an
 // order of its own, spoils its reserve on the way back, and only adds to the gradients of weights.
-
-#include "tests/libraries/fake_cudnn.h"
 
 #include <cmath>
 #include <cstring>
-#include <string_view>
 #include <vector>
 
 #include "kernels/base/dtype.h"
+#include "tests/libraries/fake_cudnn_state.h"
 
 using adjoint::bf16;
 using adjoint::testing::FakeCudnn;
+using namespace adjoint::testing::fake;
 
 struct cudnnContext {
   cudaStream_t stream = nullptr;
@@ -34,25 +33,9 @@ struct cudnnRNNDataStruct {
   int time = 0, batch = 0, width = 0;
 };
 
+adjoint::testing::FakeCudnn adjoint::testing::fake::state;
+
 namespace {
-
-FakeCudnn state;
-
-bool fails(std::string_view function) { return state.fails == function; }
-
-template <class T>
-cudnnStatus_t create(const char* function, T** to) {
-  if (fails(function)) return state.status;
-  ++state.objects;
-  *to = new T;
-  return CUDNN_STATUS_SUCCESS;
-}
-template <class T>
-cudnnStatus_t destroy(T* p) {
-  --state.objects;
-  delete p;
-  return CUDNN_STATUS_SUCCESS;
-}
 
 std::size_t size_of(cudnnDataType_t type) {
   return type == CUDNN_DATA_DOUBLE ? 8 : type == CUDNN_DATA_FLOAT ? 4 : type == CUDNN_DATA_BFLOAT16 ? 2 : 0;
@@ -198,14 +181,6 @@ struct Layer {
       }
   }
 };
-
-void queue(std::function<void()> work) {
-  if (state.queue != nullptr) {
-    state.queue(std::move(work));
-  } else {
-    work();
-  }
-}
 
 void note(const char* function, const cudnnRNNStruct& r, const cudnnRNNDataStruct& x) {
   state.lstms.push_back({function, x.batch, x.time, r.input, r.hidden, r.type, r.math_type, r.math, r.algorithm});

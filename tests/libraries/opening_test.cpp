@@ -104,7 +104,18 @@ TEST(ALibrary, Is_refused_on_a_cpu_and_may_be_left_to_chance) {
   EXPECT_THAT(text, HasSubstr("matrix products by own kernels, because of cuBLASLt: "));
 }
 
-/// One forward and one backward.
+/// One forward and one backward of each.
+void train_attention() {
+  const DefaultDevice everywhere(kSimt);
+  Tape tape;
+  Tensor x, loss;
+  {
+    const auto recording = tape.record();
+    x = tape.watch(normal({2, 1, 3, 4}));
+    loss = sum(attention(x, x, x));
+  }
+  tape.backward(loss);
+}
 void train_lstm() {
   const DefaultDevice everywhere(kSimt);
   Tape tape;
@@ -163,6 +174,34 @@ TEST(CudnnRefusal, Is_named_with_function_status_and_shape) {
   }
 }
 
+TEST(CudnnRefusal, Of_attention_is_named_with_function_status_and_shape) {
+  FakeCudnn& fake = cudnn();
+  for (const char* function :
+       {"cudnnCreate", "cudnnSetStream", "cudnnCreateAttnDescriptor", "cudnnSetAttnDescriptor",
+        "cudnnCreateSeqDataDescriptor", "cudnnSetSeqDataDescriptor", "cudnnGetMultiHeadAttnBuffers",
+        "cudnnMultiHeadAttnForward", "cudnnMultiHeadAttnBackwardData"}) {
+    fake.fails = function;
+    fake.status = CUDNN_STATUS_NOT_SUPPORTED;
+    const int before = fake.objects;
+    const std::string line = in_child([&] {
+      choose_attention(AttentionBackend::cudnn, kSimt);
+      try {
+        train_attention();
+      } catch (const Error&) {
+        const bool planned = std::string(function).find("cudnnMultiHead") == 0;
+        if (!planned && fake.objects != before)
+          return fmt::format("{} left {} objects", function, fake.objects - before);
+        throw;
+      }
+      return std::string("done");
+    });
+    EXPECT_THAT(line, HasSubstr(fmt::format("error[E-GPU-008]: simt: attention of f32 [2,1,3,4] over 3 keys to 4 wide: "
+                                            "{} returned CUDNN_STATUS_NOT_SUPPORTED (3000)",
+                                            function)));
+  }
+  fake.fails.clear();
+}
+
 std::string lstm_in_child(const std::string& library, std::size_t version = CUDNN_VERSION) {
   return in_child([&] {
     cudnn().version = version;
@@ -175,6 +214,13 @@ std::string lstm_in_child(const std::string& library, std::size_t version = CUDN
 TEST(ACudnn, Is_opened_when_it_is_chosen_or_refused_with_the_reason) {
   EXPECT_EQ(lstm_in_child(""), fmt::format("matrix products by own kernels, LSTMs by cuDNN {}.{}.{}", CUDNN_MAJOR,
                                            CUDNN_MINOR, CUDNN_PATCHLEVEL));
+  EXPECT_EQ(in_child([] {
+              cudnn();
+              choose_attention(AttentionBackend::cudnn, kSimt);
+              return gpu_backends_text(kSimt);
+            }),
+            fmt::format("matrix products by own kernels, attention by cuDNN {}.{}.{}", CUDNN_MAJOR, CUDNN_MINOR,
+                        CUDNN_PATCHLEVEL));
   EXPECT_TRUE(matches(lstm_in_child("/nowhere/libcudnn.so.9"),
                       "error\\[E-GPU-009\\]: simt: no cuDNN \\(/nowhere/libcudnn.so.9: cannot open.*set "
                       "ADJOINT_CUDNN_LIBRARY.*try --lstm-backend=own"));
@@ -182,6 +228,9 @@ TEST(ACudnn, Is_opened_when_it_is_chosen_or_refused_with_the_reason) {
   EXPECT_THAT(lstm_in_child("", CUDNN_VERSION - 10000), HasSubstr(fmt::format("is cuDNN {}.", CUDNN_MAJOR - 1)));
   expect_error([] { choose_lstm(LstmBackend::cudnn, Device{}); }, "E-GPU-009",
                "cuDNN works on GPUs, and this runs on cpu", Exit::device);
+  expect_error([] { choose_attention(AttentionBackend::cudnn, Device{}); }, "E-GPU-009",
+               "cuDNN works on GPUs, and this runs on cpu; try --device=cuda, or --attention-backend=own",
+               Exit::device);
 }
 
 TEST(TheRealLibraries, Have_every_function_that_is_called) {

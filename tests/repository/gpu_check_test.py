@@ -289,9 +289,10 @@ exec {program} "$@" {options}
         for name in ("engine and models, part 6 of 6", "kernels' contracts, part 4 of 4", "memcheck", "initcheck",
                      "synccheck", "adjoint doctor", "clickbait: two runs have equal bits"):
             self.assertIn(name, names)
-        without = task(record, "tests", "engine with cuDNN")
-        self.assertEqual(without["result"], "not present")
-        self.assertIn("no cuDNN", without["reason"])
+        for library in ("cuDNN", "cuDNN's attention"):
+            without = task(record, "tests", f"engine with {library}")
+            self.assertEqual(without["result"], "not present")
+            self.assertIn("no cuDNN", without["reason"])
         self.assertGreater(task(record, "sanitizer", "memcheck")["tests_done"], 10)
         self.assertEqual(record["bench"]["before"]["driver_version"], "580.1")
         self.assertEqual(record["bench"]["after"]["clocks.sm"], "1980 MHz")

@@ -14,7 +14,7 @@ namespace adjoint::simt {
 /// Runs the call, with scratch of exactly the size that it asks for. Throws Fault for what the executor finds.
 template <class Call>
 void run_call(Call call) {
-  const Entry<At, Call>& it = entry<At, Call>;
+  const Entry<At, Call>& it = entry_of<At>(call);
   if (it.run == nullptr) throw std::logic_error("no kernel entered for this call: see ADJOINT_GPU_KERNEL");
   std::optional<Buffer<unsigned char>> scratch;
   if constexpr (requires { call.scratch; }) {
