@@ -8,7 +8,7 @@
 namespace adjoint {
 
 /// y = gelu(x + bias), by the normal distribution or (tanh_form) its approximation; pointwise_functions.h has both.
-/// x, y [rows, width] dense; bias [width]; one float dtype. The sum is not rounded to it in between.
+/// x, y [rows, width] dense; bias [width], or null for zeros; one float dtype. The sum is not rounded to it in between.
 /// y overlaps nothing.
 /// row_lengths: null, or i32 [rows / rows_per_length]: row r takes part only if r % rows_per_length <
 /// row_lengths[r / rows_per_length]; another gives 0.

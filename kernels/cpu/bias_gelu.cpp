@@ -1,6 +1,7 @@
 #include "kernels/bias_gelu.h"
 
 #include <algorithm>
+#include <vector>
 
 #include "kernels/cpu/simd_math.h"
 #include "kernels/cpu/strided.h"
@@ -21,6 +22,15 @@ template <class A, bool tanh_form>
 Vec<A> slope(Vec<A> x) {
   using M = VectorMath<A>;
   return tanh_form ? M::gelu_tanh_slope(x) : M::normal_cdf(x) + x * M::normal_pdf(x);
+}
+
+/// The call, with zeros in place of a bias that it has not.
+template <class T, class Call>
+Call with_bias(Call call, std::vector<T>& zeros) {
+  if (call.bias != nullptr) return call;
+  zeros.assign(static_cast<std::size_t>(call.width), T(0));
+  call.bias = zeros.data();
+  return call;
 }
 
 template <class T, bool tanh_form>
@@ -108,7 +118,9 @@ void backward(const At& at, const BiasGeluBackward& call) {
 void run(const At& at, const BiasGeluForward& call) {
   visit_float(call.dtype, [&](auto type) {
     using T = typename decltype(type)::type;
-    call.tanh_form ? forward<T, true>(at, call) : forward<T, false>(at, call);
+    std::vector<T> zeros;
+    const BiasGeluForward it = with_bias(call, zeros);
+    it.tanh_form ? forward<T, true>(at, it) : forward<T, false>(at, it);
   });
 }
 
@@ -121,7 +133,9 @@ std::size_t scratch_bytes(const BiasGeluBackward& call) {
 void run(const At& at, const BiasGeluBackward& call) {
   visit_float(call.dtype, [&](auto type) {
     using T = typename decltype(type)::type;
-    call.tanh_form ? backward<T, true>(at, call) : backward<T, false>(at, call);
+    std::vector<T> zeros;
+    const BiasGeluBackward it = with_bias(call, zeros);
+    it.tanh_form ? backward<T, true>(at, it) : backward<T, false>(at, it);
   });
 }
 

@@ -86,8 +86,8 @@ __global__ void __launch_bounds__(kThreads) bias_gelu_forward(BiasGelu<T> call) 
   constexpr int n = kPerVector<T>;
   const std::int64_t column = column_of(call), count = call.width - column;
   if (count <= 0) return;
-  A bias[n];
-  load_some<T, n>(call.bias + column, bias, count, call.vectors);
+  A bias[n] = {};
+  if (call.bias != nullptr) load_some<T, n>(call.bias + column, bias, count, call.vectors);
   each_row(call, part_of(call), [&](std::int64_t row, bool takes_part) {
     A v[n] = {};
     if (takes_part) {
@@ -109,8 +109,8 @@ __global__ void __launch_bounds__(kThreads) bias_gelu_backward(BiasGelu<T> call)
   constexpr int n = kPerVector<T>;
   const std::int64_t column = column_of(call), count = call.width - column, part = part_of(call);
   if (count <= 0 || part * call.rows_a_part >= call.rows) return;
-  A bias[n], sum[n] = {};
-  load_some<T, n>(call.bias + column, bias, count, call.vectors);
+  A bias[n] = {}, sum[n] = {};
+  if (call.bias != nullptr) load_some<T, n>(call.bias + column, bias, count, call.vectors);
   each_row(call, part, [&](std::int64_t row, bool takes_part) {
     const std::int64_t at = row * call.width + column;
     A g[n] = {};

@@ -20,7 +20,7 @@ double slope(double x, bool tanh_form) {
 struct Problem {
   DType dtype;
   std::int64_t rows, width;
-  bool tanh_form;
+  bool tanh_form, has_bias = true;
   Array x, bias, dy, y, dx, dbias;
   std::vector<std::int32_t> lengths;
   std::int64_t rows_per_length = 0;
@@ -45,7 +45,7 @@ struct Problem {
                                .rows = rows,
                                .width = width,
                                .x = x.data(),
-                               .bias = bias.data(),
+                               .bias = has_bias ? bias.data() : nullptr,
                                .y = y.data(),
                                .row_lengths = lengths.empty() ? nullptr : lengths.data(),
                                .rows_per_length = rows_per_length,
@@ -56,7 +56,7 @@ struct Problem {
                           .rows = rows,
                           .width = width,
                           .x = x.data(),
-                          .bias = bias.data(),
+                          .bias = has_bias ? bias.data() : nullptr,
                           .dy = dy.data(),
                           .dx = {wants_dx ? dx.data() : nullptr, accumulate},
                           .dbias = {wants_dbias ? dbias.data() : nullptr, accumulate},
@@ -108,6 +108,19 @@ TEST(BiasGelu, Is_the_definition_forward_and_backward) {
         }
       }
     }
+  }
+}
+
+TEST(BiasGelu, Without_a_bias_adds_nothing) {
+  for (DType dtype : kFloats) {
+    Problem zeros(dtype, 21, 37, true), none(dtype, 21, 37, true);
+    for (std::int64_t i = 0; i < zeros.width; ++i) zeros.bias.put(i, 0.0);
+    none.has_bias = false;
+    for (Problem* p : {&zeros, &none}) {
+      p->forward(at());
+      p->backward(at(), false);
+    }
+    EXPECT_TRUE(none.y.same_bytes(zeros.y) && none.dx.same_bytes(zeros.dx) && none.dbias.same_bytes(zeros.dbias));
   }
 }
 
