@@ -22,4 +22,8 @@ void check_shape(const char* op, const char* operand, const Tensor& x, const Sha
 /// x, or a dense copy on the tape, as kernels with dense operands need it.
 inline Tensor dense(const Tensor& x) { return x.dense() ? x : contiguous(x); }
 
+/// Notes on the tape that y is gelu_tanh(sum), which a library has computed, and that bias [D] is added in sum [...,
+/// D].
+void note_gelu_tanh(const Tensor& sum, const Tensor& bias, Tensor& y);
+
 }  // namespace adjoint

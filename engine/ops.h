@@ -74,6 +74,10 @@ Tensor matmul(const Tensor& a, const Tensor& b);
 /// lengths (i32 [B], optional): x is [B, T, in] and rows at t >= lengths[b] give 0, cost nothing and get no gradient.
 Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias = {}, const Tensor& lengths = {});
 
+/// gelu_tanh(x times weight' + bias), as a feed-forward layer has it: x [..., in], weight [out, in], bias [out]. Where
+/// cuBLASLt multiplies, in one call.
+Tensor linear_gelu_tanh(const Tensor& x, const Tensor& weight, const Tensor& bias);
+
 // ---- Activations with a bias (engine/ops/bias_gelu.cpp) ----
 
 /// gelu(x + bias), gelu_tanh(x + bias) in one pass: x [..., D], bias [D]. lengths as for linear.

@@ -43,6 +43,9 @@ struct Matmul {
   /// [m] or null: gets the sums over k of op(a), as a bias's gradient is beside its weight's. Only by_library, with
   /// transpose_a, batches == 1 and no bias or row_lengths.
   void* a_sums = nullptr;
+  /// [m, n] dense or null: gets gelu_tanh of what c is before it is rounded (bias_gelu.h has that function). Only
+  /// by_library, with a bias, batches == 1, ldc == n and no accumulate or row_lengths.
+  void* gelu = nullptr;
   void* scratch = nullptr;  ///< the CPU needs none
 };
 

@@ -144,6 +144,7 @@ FeedForward::FeedForward(const Initializer& init, std::int64_t d_model, std::int
 Tensor FeedForward::activated(const Tensor& x, const Tensor& lengths) const {
   const bool with_tanh = options_.activation == Activation::gelu_tanh;
   if (options_.bias && (with_tanh || options_.activation == Activation::gelu)) {  // bias and GELU are one call
+    if (with_tanh && !lengths.defined()) return linear_gelu_tanh(x, linear_1_.weight(), linear_1_.bias());
     const Tensor sum = linear(x, linear_1_.weight(), {}, lengths);
     return with_tanh ? bias_gelu_tanh(sum, linear_1_.bias(), lengths) : bias_gelu(sum, linear_1_.bias(), lengths);
   }

@@ -195,6 +195,58 @@ struct LinearGradient {
   }
 };
 
+/// x [..., in] weight' + bias, for the op of that name. gelu: gets gelu_tanh of that from the library, and bias its
+/// gradient from there.
+Tensor rows_product(const char* op, const Tensor& x_in, const Tensor& weight_in, const Tensor& bias_in,
+                    const Tensor& lengths, Tensor* gelu) {
+  check_operand(op, "x", x_in);
+  check_operand(op, "weight", weight_in, &x_in);
+  const auto shapes = [&] {
+    return fmt::format("{}: x {} and weight {}", op, text(x_in.shape()), text(weight_in.shape()));
+  };
+  ADJOINT_OP_CHECK(x_in.rank() >= 1 && weight_in.rank() == 2, "E-OP-001",
+                   shapes() + ": expected [...,in] and [out,in]");
+  const std::int64_t in = x_in.shape().back(), out = weight_in.extent(0);
+  ADJOINT_OP_CHECK(weight_in.extent(1) == in, "E-OP-001",
+                   shapes() + fmt::format(": inner sizes {} and {} differ", in, weight_in.extent(1)));
+  if (bias_in.defined()) {
+    check_operand(op, "bias", bias_in, &x_in);
+    check_shape(op, "bias", bias_in, {out});
+  }
+  if (lengths.defined()) {
+    check_ints(op, "lengths", lengths, x_in);
+    ADJOINT_OP_CHECK(x_in.rank() == 3 && lengths.shape() == Shape{x_in.extent(0)} && lengths.dense(), "E-OP-002",
+                     fmt::format("{}: lengths {} for x {}; expected [B] for x [B,T,in]", op, text(lengths.shape()),
+                                 text(x_in.shape())));
+  }
+  const Tensor x = dense(x_in), weight = dense(weight_in), bias = bias_in.defined() ? dense(bias_in) : Tensor();
+  const std::int64_t rows = x.shape().rows();
+  const std::int64_t rows_per_length = lengths.defined() ? x.extent(1) : 0;
+  Tensor y = Tensor::empty(x.shape().with_last(out), x.dtype(), x.device());
+  if (gelu != nullptr) *gelu = Tensor::empty(y.shape(), y.dtype(), y.device());
+  multiply(x.device(), Matmul{.dtype = x.dtype(),
+                              .m = rows,
+                              .n = out,
+                              .k = in,
+                              .a = x.data(),
+                              .lda = std::max<std::int64_t>(in, 1),
+                              .b = weight.data(),
+                              .ldb = std::max<std::int64_t>(in, 1),
+                              .transpose_b = true,
+                              .c = y.data(),
+                              .ldc = std::max<std::int64_t>(out, 1),
+                              .bias = bias.data(),
+                              .row_lengths = static_cast<const std::int32_t*>(lengths.data()),
+                              .rows_per_length = rows_per_length,
+                              .gelu = gelu != nullptr ? gelu->data() : nullptr});
+  const Tensor added = gelu != nullptr ? Tensor() : bias;
+  if (Tape* tape = Tape::recording({&x, &weight, &added})) {
+    tape->add({&x, &weight, &added}, {&y},
+              LinearGradient{Saved(x), Saved(weight), Saved(lengths), rows, in, out, rows_per_length, x.dtype()});
+  }
+  return y;
+}
+
 // ---- Records ----
 
 /// Host loops in double.
@@ -281,6 +333,18 @@ std::vector<OpSample> linear_samples(Generator& random) {
            .reference = [](auto in) { return Tensors{add(matmul(in[0], transpose(in[1], 0, 1)), in[2])}; }}};
 }
 
+std::vector<OpSample> linear_gelu_tanh_samples(Generator& random) {
+  const auto normal = [&](const Shape& s) { return random.normal(s, 0, 1, DType::f64); };
+  std::vector<OpSample> samples;
+  for (const auto& [x, out] : {std::pair{Shape{2, 3, 5}, 8}, {Shape{33, 7}, 17}, {Shape{0, 5}, 8}, {Shape{1, 1}, 1}})
+    samples.push_back(
+        {.label = "x" + text(x),
+         .inputs = {normal(x), normal({out, x.back()}), normal({out})},
+         .run = [](auto in) { return Tensors{linear_gelu_tanh(in[0], in[1], in[2])}; },
+         .reference = [](auto in) { return Tensors{gelu_tanh(add(matmul(in[0], transpose(in[1], 0, 1)), in[2]))}; }});
+  return samples;
+}
+
 const OpRegistration matmul_registration{
     {.name = "matmul", .samples = matmul_samples, .bad_inputs = [] {
        const auto zeros = [](const Shape& s) { return Tensor::zeros(s); };
@@ -330,6 +394,25 @@ const OpRegistration linear_registration{
                                      },
                                      "E-OP-006.*lengths is f32"}};
      }}};
+const OpRegistration linear_gelu_tanh_registration{
+    {.name = "linear_gelu_tanh", .samples = linear_gelu_tanh_samples, .bad_inputs = [] {
+       const auto zeros = [](const Shape& s) { return Tensor::zeros(s); };
+       return std::vector<BadInput>{{"inner sizes",
+                                     [=] {
+                                       linear_gelu_tanh(zeros({16, 127}), zeros({64, 128}), zeros({64}));
+                                     },
+                                     "E-OP-001: linear_gelu_tanh: x \\[16,127\\] and weight \\[64,128\\]"},
+                                    {"bias",
+                                     [=] {
+                                       linear_gelu_tanh(zeros({2, 3}), zeros({4, 3}), zeros({3}));
+                                     },
+                                     "E-OP-002.*bias.*\\[3\\].*\\[4\\]"},
+                                    {"no bias",
+                                     [=] {
+                                       linear_gelu_tanh(zeros({2, 3}), zeros({4, 3}), {});
+                                     },
+                                     "E-OP-006.*bias"}};
+     }}};
 
 }  // namespace
 
@@ -361,49 +444,18 @@ Tensor matmul(const Tensor& a_in, const Tensor& b_in) {
   return reshape(product(folded(a_in, m, k), folded(b_in, k, n)), result);
 }
 
-Tensor linear(const Tensor& x_in, const Tensor& weight_in, const Tensor& bias_in, const Tensor& lengths) {
-  check_operand("linear", "x", x_in);
-  check_operand("linear", "weight", weight_in, &x_in);
-  const auto shapes = [&] {
-    return fmt::format("linear: x {} and weight {}", text(x_in.shape()), text(weight_in.shape()));
-  };
-  ADJOINT_OP_CHECK(x_in.rank() >= 1 && weight_in.rank() == 2, "E-OP-001",
-                   shapes() + ": expected [...,in] and [out,in]");
-  const std::int64_t in = x_in.shape().back(), out = weight_in.extent(0);
-  ADJOINT_OP_CHECK(weight_in.extent(1) == in, "E-OP-001",
-                   shapes() + fmt::format(": inner sizes {} and {} differ", in, weight_in.extent(1)));
-  if (bias_in.defined()) {
-    check_operand("linear", "bias", bias_in, &x_in);
-    check_shape("linear", "bias", bias_in, {out});
-  }
-  if (lengths.defined()) {
-    check_ints("linear", "lengths", lengths, x_in);
-    ADJOINT_OP_CHECK(x_in.rank() == 3 && lengths.shape() == Shape{x_in.extent(0)} && lengths.dense(), "E-OP-002",
-                     fmt::format("linear: lengths {} for x {}; expected [B] for x [B,T,in]", text(lengths.shape()),
-                                 text(x_in.shape())));
-  }
-  const Tensor x = dense(x_in), weight = dense(weight_in), bias = bias_in.defined() ? dense(bias_in) : Tensor();
-  const std::int64_t rows = x.shape().rows();
-  const std::int64_t rows_per_length = lengths.defined() ? x.extent(1) : 0;
-  Tensor y = Tensor::empty(x.shape().with_last(out), x.dtype(), x.device());
-  multiply(x.device(), Matmul{.dtype = x.dtype(),
-                              .m = rows,
-                              .n = out,
-                              .k = in,
-                              .a = x.data(),
-                              .lda = std::max<std::int64_t>(in, 1),
-                              .b = weight.data(),
-                              .ldb = std::max<std::int64_t>(in, 1),
-                              .transpose_b = true,
-                              .c = y.data(),
-                              .ldc = std::max<std::int64_t>(out, 1),
-                              .bias = bias.data(),
-                              .row_lengths = static_cast<const std::int32_t*>(lengths.data()),
-                              .rows_per_length = rows_per_length});
-  if (Tape* tape = Tape::recording({&x, &weight, &bias})) {
-    tape->add({&x, &weight, &bias}, {&y},
-              LinearGradient{Saved(x), Saved(weight), Saved(lengths), rows, in, out, rows_per_length, x.dtype()});
-  }
+Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& lengths) {
+  return rows_product("linear", x, weight, bias, lengths, nullptr);
+}
+
+Tensor linear_gelu_tanh(const Tensor& x, const Tensor& weight, const Tensor& bias) {
+  const char* op = "linear_gelu_tanh";
+  check_operand(op, "x", x);
+  check_operand(op, "bias", bias, &x);
+  if (!gemm_by_library(x.device())) return bias_gelu_tanh(rows_product(op, x, weight, {}, {}, nullptr), bias);
+  Tensor y;
+  const Tensor sum = rows_product(op, x, weight, bias, {}, &y);
+  note_gelu_tanh(sum, bias, y);
   return y;
 }
 

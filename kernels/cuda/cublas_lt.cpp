@@ -15,6 +15,7 @@
 #include <type_traits>
 
 #include "kernels/base/shared_library.h"
+#include "kernels/bias_gelu.h"
 #include "kernels/matmul.h"
 #include "kernels/reduce.h"
 
@@ -68,12 +69,12 @@ struct Library {
 bool has_bias(const Matmul& call) { return call.bias != nullptr && !call.accumulate; }
 
 std::string text(const Matmul& call) {
-  return fmt::format("matmul of {} [{},{}] by [{},{}]{}{}{}", name(call.dtype), call.m, call.k, call.k, call.n,
+  return fmt::format("matmul of {} [{},{}] by [{},{}]{}{}{}{}", name(call.dtype), call.m, call.k, call.k, call.n,
                      call.batches == 1 ? "" : fmt::format(" times {}", call.batches),
                      has_bias(call)           ? " with bias"
                      : call.a_sums != nullptr ? " with the bias's gradient"
                                               : "",
-                     call.accumulate ? ", added" : "");
+                     call.gelu != nullptr ? " and GELU" : "", call.accumulate ? ", added" : "");
 }
 
 void check(const Matmul& call, const char* function, cublasStatus_t status) {
@@ -87,12 +88,15 @@ void require(const Matmul& call, const Imported<F>& function, A... arguments) {
   check(call, function.name, function.call(arguments...));
 }
 
-/// What is done beside the product. The pointer of all of them is CUBLASLT_MATMUL_DESC_BIAS_POINTER.
+/// What is done beside the product. The pointer of all of them is CUBLASLT_MATMUL_DESC_BIAS_POINTER. With a GELU its
+/// result is cuBLASLt's, and our c is what it writes down on the way.
 cublasLtEpilogue_t epilogue_of(const Matmul& call) {
+  if (call.gelu != nullptr) return CUBLASLT_EPILOGUE_GELU_AUX_BIAS;
   if (call.a_sums != nullptr) return CUBLASLT_EPILOGUE_BGRADB;
   return has_bias(call) ? CUBLASLT_EPILOGUE_BIAS : CUBLASLT_EPILOGUE_DEFAULT;
 }
 const void* epilogue_pointer(const Matmul& call) { return call.a_sums != nullptr ? call.a_sums : call.bias; }
+void* result_of(const Matmul& call) { return call.gelu != nullptr ? call.gelu : call.c; }
 
 /// Everything that decides which algorithm runs.
 struct Key {
@@ -100,7 +104,7 @@ struct Key {
   bool transpose_a, transpose_b;
   cublasLtEpilogue_t epilogue;
   std::int64_t batches, m, n, k, lda, ldb, ldc, a_batch, b_batch, c_batch;
-  std::uint32_t a_alignment, b_alignment, c_alignment;  // bytes
+  std::uint32_t a_alignment, b_alignment, c_alignment, note_alignment;  // bytes
   auto operator<=>(const Key&) const = default;
 };
 
@@ -128,7 +132,8 @@ Key key_of(const Matmul& call) {
           .c_batch = call.c_batch,
           .a_alignment = alignment(call.a, call.batches, call.a_batch, call.dtype),
           .b_alignment = alignment(call.b, call.batches, call.b_batch, call.dtype),
-          .c_alignment = alignment(call.c, call.batches, call.c_batch, call.dtype)};
+          .c_alignment = alignment(result_of(call), call.batches, call.c_batch, call.dtype),
+          .note_alignment = alignment(call.gelu != nullptr ? call.c : nullptr, 1, 0, call.dtype)};
 }
 
 struct Destroy {
@@ -175,6 +180,10 @@ class Planner {
     if (const cublasLtEpilogue_t epilogue = epilogue_of(call_); epilogue != CUBLASLT_EPILOGUE_DEFAULT) {
       set(library_.set_desc, desc, CUBLASLT_MATMUL_DESC_EPILOGUE, epilogue);
       set(library_.set_desc, desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, epilogue_pointer(call_));
+      if (call_.gelu != nullptr) {
+        set(library_.set_desc, desc, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, call_.c);
+        set(library_.set_desc, desc, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, call_.ldc);
+      }
     }
     p.left =
         layout(call_.transpose_b ? call_.k : call_.n, call_.transpose_b ? call_.n : call_.k, call_.ldb, call_.b_batch);
@@ -270,12 +279,28 @@ struct Context {
   }
 };
 
+/// Whether c lies as cuBLASLt wants what it writes down before the GELU.
+bool is_note(const Matmul& call) { return call.ldc % 8 == 0 && reinterpret_cast<std::uintptr_t>(call.c) % 16 == 0; }
+
 bool expressible(const Matmul& call) {
   return call.batches > 0 && call.batches <= INT32_MAX && call.m > 0 && call.n > 0 && call.k > 0 &&
-         call.row_lengths == nullptr;
+         call.row_lengths == nullptr && (call.gelu == nullptr || is_note(call));
 }
 
-// Where the library has no algorithm that gives the sums of op(a) too, our own kernel does.
+// Where the library has no algorithm that gives the sums of op(a) or the GELU too, our own kernels do.
+Matmul without_gelu(Matmul call) {
+  call.gelu = nullptr;
+  return call;
+}
+BiasGeluForward gelu_of(const Matmul& call) {
+  return {.dtype = call.dtype,
+          .rows = call.m,
+          .width = call.n,
+          .x = call.c,
+          .bias = nullptr,
+          .y = call.gelu,
+          .tanh_form = true};
+}
 Matmul without_sums(Matmul call) {
   call.a_sums = nullptr;
   return call;
@@ -292,6 +317,7 @@ std::size_t scratch_bytes(const At& at, const Matmul& call) {
     const std::lock_guard lock(context.mutex);
     if (const Plan& plan = context.plan(call); plan.found) return plan.workspace;
   }
+  if (call.gelu != nullptr) return scratch_bytes(at, without_gelu(call));
   if (call.a_sums != nullptr)
     return std::max(scratch_bytes(at, without_sums(call)), entry<At, Reduce>.scratch_bytes(at, sums_of(call)));
   return entry<At, Matmul>.scratch_bytes(at, call);
@@ -305,18 +331,24 @@ void run(const At& at, const Matmul& call) {
       Library& library = Library::get();
       if (const void* const pointer = epilogue_pointer(call); pointer != nullptr)  // the plan is of the shape alone
         require(call, library.set_desc, plan.desc.get(), CUBLASLT_MATMUL_DESC_BIAS_POINTER, &pointer, sizeof pointer);
+      if (call.gelu != nullptr)
+        require(call, library.set_desc, plan.desc.get(), CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, &call.c,
+                sizeof call.c);
       const double wide[2] = {call.alpha, call.accumulate ? 1.0 : 0.0};
       const float narrow[2] = {static_cast<float>(wide[0]), static_cast<float>(wide[1])};
       const bool is_wide = call.dtype == DType::f64;
       const void* const alpha = is_wide ? static_cast<const void*>(&wide[0]) : &narrow[0];
       const void* const beta = is_wide ? static_cast<const void*>(&wide[1]) : &narrow[1];
       require(call, library.matmul, context.handle, plan.desc.get(), alpha, call.b, plan.left.get(), call.a,
-              plan.right.get(), beta, call.c, plan.result.get(), call.c, plan.result.get(), &plan.algorithm,
-              call.scratch, plan.workspace, static_cast<cudaStream_t>(at.stream));
+              plan.right.get(), beta, result_of(call), plan.result.get(), result_of(call), plan.result.get(),
+              &plan.algorithm, call.scratch, plan.workspace, static_cast<cudaStream_t>(at.stream));
       return;
     }
   }
-  if (call.a_sums != nullptr) {
+  if (call.gelu != nullptr) {
+    run(at, without_gelu(call));
+    entry<At, BiasGeluForward>.run(at, gelu_of(call));
+  } else if (call.a_sums != nullptr) {
     run(at, without_sums(call));
     entry<At, Reduce>.run(at, sums_of(call));
   } else {

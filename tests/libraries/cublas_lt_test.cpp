@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <random>
 
@@ -168,6 +169,72 @@ TEST_F(CublasLt, Sums_a_bias_gradient_beside_its_weights_unless_it_must_be_added
       for (std::size_t i = 0; i < want[g].size(); ++i)
         EXPECT_NEAR(got[g][i], want[g][i], 1e-5 * (1 + std::abs(want[g][i]))) << "input " << g << " element " << i;
   }
+}
+
+/// y = linear_gelu_tanh(x, w, b), and the gradients of the three of the sum of y's squares.
+std::vector<std::vector<double>> gelu_results(std::int64_t width, DType dtype) {
+  Tape tape;
+  Tensor x, w, b, y, loss;
+  {
+    const auto recording = tape.record();
+    x = tape.watch(normal({2, 3, 6}, dtype)), w = tape.watch(normal({width, 6}, dtype, 2));
+    b = tape.watch(normal({width}, dtype, 3));
+    y = linear_gelu_tanh(x, w, b);
+    loss = sum(y * y);
+  }
+  tape.backward(loss);
+  return {y.to_vector(), tape.gradient(x).to_vector(), tape.gradient(w).to_vector(), tape.gradient(b).to_vector()};
+}
+
+TEST_F(CublasLt, Gives_the_gelu_of_a_sum_beside_it_where_it_can) {
+  const auto run = [&](std::int64_t width, DType dtype, std::vector<cublasLtEpilogue_t> want) {
+    fake.products.clear();
+    choose_gemm(GemmBackend::cublaslt, kSimt);
+    const auto got = gelu_results(width, dtype);
+    std::vector<cublasLtEpilogue_t> epilogues;
+    for (const auto& p : fake.products) epilogues.push_back(p.epilogue);
+    EXPECT_EQ(epilogues, want) << width << " " << name(dtype);
+    choose_gemm(GemmBackend::own, kSimt);
+    const auto own = gelu_results(width, dtype);
+    // bf16: y, the sum and the gradient of the sum are each rounded at another place than in two calls.
+    const double tolerance = dtype == DType::f64 ? 1e-13 : dtype == DType::f32 ? 1e-5 : 0x1p-5;
+    for (std::size_t g = 0; g < own.size(); ++g) {
+      double size = 1;
+      for (const double v : own[g]) size = std::max(size, std::abs(v));
+      for (std::size_t i = 0; i < own[g].size(); ++i)
+        ASSERT_NEAR(got[g][i], own[g][i], tolerance * size)
+            << width << " " << name(dtype) << " result " << g << " element " << i;
+    }
+  };
+  constexpr cublasLtEpilogue_t kPlain = CUBLASLT_EPILOGUE_DEFAULT, kBias = CUBLASLT_EPILOGUE_BIAS,
+                               kGelu = CUBLASLT_EPILOGUE_GELU_AUX_BIAS;
+  run(16, DType::f32, {kGelu, kPlain, kPlain});
+  run(24, DType::bf16, {kGelu, kPlain, kPlain});
+  run(12, DType::f32, {kBias, kPlain, kPlain});  // it writes rows of a multiple of 8
+  run(16, DType::f64, {kPlain, kPlain});         // no epilogue at all
+  fake.gelu = false;
+  run(32, DType::f32, {kBias, kPlain, kPlain});
+  fake.gelu = true;
+}
+
+TEST_F(CublasLt, Writes_each_calls_sum_to_its_own_memory) {
+  const Tensor w = normal({8, 6}, DType::f32, 2), b = normal({8}, DType::f32, 3);
+  const auto step = [&](unsigned seed) {
+    Tape tape;
+    Tensor x, loss;
+    {
+      const auto recording = tape.record();
+      x = tape.watch(normal({5, 6}, DType::f32, seed));
+      loss = sum(linear_gelu_tanh(x, w, b) * linear_gelu_tanh(x * 0.5, w, b));
+    }
+    tape.backward(loss);
+    return tape.gradient(x).to_vector();
+  };
+  const std::vector<double> got = step(7);
+  EXPECT_EQ(fake.asked, 2) << "one plan for both, and one for their gradients";
+  choose_gemm(GemmBackend::own, kSimt);
+  const std::vector<double> want = step(7);
+  for (std::size_t i = 0; i < want.size(); ++i) EXPECT_NEAR(got[i], want[i], 1e-5 * (1 + std::abs(want[i]))) << i;
 }
 
 TEST_F(CublasLt, Is_asked_once_a_shape_and_alignment) {

@@ -2,6 +2,7 @@
 
 #include "tests/libraries/fake_cublas_lt.h"
 
+#include <cmath>
 #include <cstring>
 #include <string_view>
 
@@ -19,7 +20,8 @@ struct Desc {
   cudaDataType_t scale;
   cublasOperation_t a = CUBLAS_OP_N, b = CUBLAS_OP_N;
   cublasLtEpilogue_t epilogue = CUBLASLT_EPILOGUE_DEFAULT;
-  void* bias = nullptr;
+  void *bias = nullptr, *aux = nullptr;
+  std::int64_t aux_ld = 0;
 };
 struct Layout {
   cudaDataType_t type;
@@ -67,8 +69,14 @@ struct Product {
           T& to = pd[q * d.stride + static_cast<std::int64_t>(j) * d.ld + static_cast<std::int64_t>(i)];
           double value = alpha * sum;
           if (beta != 0) value += beta * static_cast<double>(to);
-          if (desc.epilogue == CUBLASLT_EPILOGUE_BIAS)
+          const bool gelu = desc.epilogue == CUBLASLT_EPILOGUE_GELU_AUX_BIAS;
+          if (desc.epilogue == CUBLASLT_EPILOGUE_BIAS || gelu)
             value += static_cast<double>(static_cast<const T*>(desc.bias)[i]);
+          if (gelu) {
+            static_cast<T*>(desc.aux)[static_cast<std::int64_t>(j) * desc.aux_ld + static_cast<std::int64_t>(i)] =
+                T(value);
+            value *= 0.5 * (1 + std::tanh(std::sqrt(2 / M_PI) * (value + 0.044715 * value * value * value)));
+          }
           to = T(value);
         }
     if (desc.epilogue != CUBLASLT_EPILOGUE_BGRADB) return;
@@ -89,13 +97,20 @@ void queue(const Product<T>& product) {
   }
 }
 
+/// What GELU_AUX_BIAS asks for.
+bool has_aux(const Desc& desc, const Layout& d) {
+  return desc.aux != nullptr && reinterpret_cast<std::uintptr_t>(desc.aux) % 16 == 0 && desc.aux_ld % 8 == 0 &&
+         desc.aux_ld >= static_cast<std::int64_t>(d.rows) && d.batches == 1;
+}
+
 /// What the real one answers INVALID_VALUE to.
 bool fits(const Desc& desc, const Layout& a, const Layout& b, const Layout& d) {
   const bool ta = desc.a == CUBLAS_OP_T, tb = desc.b == CUBLAS_OP_T;
   const auto leading = [](const Layout& l) { return l.ld >= static_cast<std::int64_t>(l.rows); };
   return (ta ? a.columns : a.rows) == d.rows && (tb ? b.rows : b.columns) == d.columns &&
          (ta ? a.rows : a.columns) == (tb ? b.columns : b.rows) && leading(a) && leading(b) && leading(d) &&
-         a.batches == d.batches && b.batches == d.batches && a.type == d.type && b.type == d.type;
+         a.batches == d.batches && b.batches == d.batches && a.type == d.type && b.type == d.type &&
+         (desc.epilogue != CUBLASLT_EPILOGUE_GELU_AUX_BIAS || has_aux(desc, d));
 }
 
 Desc* as_desc(cublasLtMatmulDesc_t p) { return reinterpret_cast<Desc*>(p); }
@@ -142,6 +157,8 @@ cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t desc, cublasL
     case CUBLASLT_MATMUL_DESC_TRANSB: return assign(as_desc(desc)->b, data, bytes);
     case CUBLASLT_MATMUL_DESC_EPILOGUE: return assign(as_desc(desc)->epilogue, data, bytes);
     case CUBLASLT_MATMUL_DESC_BIAS_POINTER: return assign(as_desc(desc)->bias, data, bytes);
+    case CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER: return assign(as_desc(desc)->aux, data, bytes);
+    case CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD: return assign(as_desc(desc)->aux_ld, data, bytes);
     default: return CUBLAS_STATUS_INVALID_VALUE;
   }
 }
@@ -201,6 +218,7 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDe
   if (!fits(it, *as_layout(a), *as_layout(b), *as_layout(d))) return CUBLAS_STATUS_INVALID_VALUE;
   if (it.scale == CUDA_R_64F && it.epilogue != CUBLASLT_EPILOGUE_DEFAULT) return CUBLAS_STATUS_NOT_SUPPORTED;
   if (it.epilogue == CUBLASLT_EPILOGUE_BGRADB && !state.sums) return CUBLAS_STATUS_NOT_SUPPORTED;
+  if (it.epilogue == CUBLASLT_EPILOGUE_GELU_AUX_BIAS && !state.gelu) return CUBLAS_STATUS_NOT_SUPPORTED;
   for (std::size_t i = 0; i < state.algorithms.size() && *count < wanted; ++i) {
     cublasLtMatmulHeuristicResult_t& result = results[(*count)++];
     result = {};

@@ -37,6 +37,7 @@ struct FakeCublasLt {
   cublasStatus_t status = CUBLAS_STATUS_INTERNAL_ERROR;
   std::vector<Algorithm> algorithms{{}};
   bool sums = true;  ///< whether it has algorithms for BGRADB
+  bool gelu = true;  ///< and for GELU_AUX_BIAS
   FakeQueue queue = nullptr;
 
   int asked = 0;                                   ///< calls of the heuristic
