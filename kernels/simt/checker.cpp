@@ -13,6 +13,9 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <array>
+#include <bit>
+#include <cstdint>
 #include <cstdio>
 #include <map>
 #include <memory>
@@ -65,8 +68,8 @@ struct Cells {
 struct Region {
   const char* base;
   std::size_t bytes;
-  std::size_t granule;  // bytes of a cell
-  std::size_t guard;    // bytes behind the end that belong to nobody
+  unsigned granule_bits;  // a cell is of 1 << granule_bits bytes: 1, 2, 4 or 8
+  std::size_t guard;      // bytes behind the end that belong to nobody
   bool shared;
   std::uint32_t block;  // shared memory: the block whose contents the cells describe
   std::string name;
@@ -75,15 +78,16 @@ struct Region {
 
 // By base address. Never destroyed: buffers owned by other statics unregister after main.
 std::map<const char*, Region>& regions = *new std::map<const char*, Region>;
-Region* last_found = nullptr;
+std::array<Region*, 64> last_found{};  // by page, modulo: kernels go to and fro between a few buffers
 
 Region* find(const char* p) {
   auto holds = [p](const Region& r) { return p >= r.base && p < r.base + r.bytes + r.guard; };
-  if (last_found != nullptr && holds(*last_found)) return last_found;
+  Region*& last = last_found[reinterpret_cast<std::uintptr_t>(p) / 4096 % last_found.size()];
+  if (last != nullptr && holds(*last)) return last;
   auto next = regions.upper_bound(p);
   if (next == regions.begin()) return nullptr;
   Region& r = std::prev(next)->second;
-  return holds(r) ? last_found = &r : nullptr;
+  return holds(r) ? last = &r : nullptr;
 }
 
 /// "layer_norm.cuh:61" for a code address.
@@ -168,10 +172,11 @@ void check_region(Region& r, const Touch& t) {
     for (std::size_t i = 0; i < r.cells.count; ++i) r.cells.data[i].initialised = 0;
   }
   const char* end = t.at + t.bytes;
+  const std::size_t granule = std::size_t{1} << r.granule_bits;
   for (const char* p = t.at; p < end;) {
-    std::size_t offset = static_cast<std::size_t>(p - r.base), first = offset % r.granule;
-    std::size_t length = std::min(r.granule - first, static_cast<std::size_t>(end - p));
-    check_cell(r.cells.data[offset / r.granule], static_cast<std::uint8_t>(((1u << length) - 1) << first), r,
+    std::size_t offset = static_cast<std::size_t>(p - r.base), first = offset & (granule - 1);
+    std::size_t length = std::min(granule - first, static_cast<std::size_t>(end - p));
+    check_cell(r.cells.data[offset >> r.granule_bits], static_cast<std::uint8_t>(((1u << length) - 1) << first), r,
                {p, length, t.access, t.pc});
     p += length;
   }
@@ -214,19 +219,21 @@ void access(const void* data, std::size_t bytes, Access kind, void* pc) {
 }
 
 void add(const void* data, std::size_t bytes, std::size_t element, bool shared, bool initialised, const char* name) {
-  std::size_t granule = std::clamp<std::size_t>(element, 1, 4);
+  // A cell keeps one writer: elements of one must not share it. What is wider than a double is a vector of floats.
+  const std::size_t granule = element == 8 ? 8 : std::clamp<std::size_t>(element, 1, 4);
+  const auto granule_bits = static_cast<unsigned>(std::bit_width(granule) - 1);
   const char* base = static_cast<const char*>(data);
-  Region r{base,   bytes, granule, in_an_image(base) ? 256u : 0u,
-           shared, 0,     name,    Cells((bytes + granule - 1) / granule)};
+  Region r{base,   bytes, granule_bits, in_an_image(base) ? 256u : 0u,
+           shared, 0,     name,         Cells((bytes >> granule_bits) + 1)};
   if (initialised) {
     for (std::size_t i = 0; i < r.cells.count; ++i) r.cells.data[i].initialised = 0xff;
   }
-  last_found = nullptr;
+  last_found = {};
   regions.insert_or_assign(base, std::move(r));
 }
 
 void remove(const void* data) {
-  last_found = nullptr;
+  last_found = {};
   regions.erase(static_cast<const char*>(data));
 }
 
@@ -236,8 +243,8 @@ void set_initialised(const void* data, std::size_t bytes, bool initialised) {
   if (r == nullptr) return;
   std::size_t first = static_cast<std::size_t>(p - r->base), last = std::min(first + bytes, r->bytes);
   for (std::size_t i = first; i < last; ++i) {
-    std::uint8_t bit = static_cast<std::uint8_t>(1u << (i % r->granule));
-    std::uint8_t& bits = r->cells.data[i / r->granule].initialised;
+    std::uint8_t bit = static_cast<std::uint8_t>(1u << (i & ((1u << r->granule_bits) - 1)));
+    std::uint8_t& bits = r->cells.data[i >> r->granule_bits].initialised;
     bits = static_cast<std::uint8_t>(initialised ? bits | bit : bits & ~bit);
   }
 }

@@ -47,7 +47,8 @@ std::string_view file_name(const char* path) {
 std::string place(const char* what, Location at) {
   return fmt::format("{} at {}:{}", what, file_name(at.file), at.line);
 }
-bool same(Location a, Location b) { return a.line == b.line && std::strcmp(a.file, b.file) == 0; }
+bool same(const char* a, const char* b) { return a == b || std::strcmp(a, b) == 0; }  // one literal has few addresses
+bool same(Location a, Location b) { return a.line == b.line && same(a.file, b.file); }
 
 std::string deadlock() {
   std::string text = "deadlock: no thread of the block can go on.";
@@ -182,7 +183,8 @@ void start_block() {
   for (unsigned i = 0; i < machine.threads; ++i) {
     if (i == machine.pool.size()) machine.pool.push_back(std::make_unique<Lane>());
     Lane& lane = *(machine.lanes[i] = machine.pool[i].get());
-    prepare(lane.fiber, lane_main, machine.options.stack_bytes, i % 61 * 192);
+    const bool abandoned = lane.state != State::done;  // mid-frame, when its block failed
+    prepare(lane.fiber, lane_main, machine.options.stack_bytes, i % 61 * 192, abandoned);
     lane.index = i;
     lane.id = {i % blockDim.x, i / blockDim.x % blockDim.y, i / blockDim.x / blockDim.y};
     lane.pieces = 0;
@@ -197,7 +199,7 @@ void start_block() {
     warp.exists = lanes >= 32 ? 0xffffffffu : (1u << lanes) - 1;
     warp.done = 0;
     warp.pending_count = 0;
-    std::memset(warp.met, 0, sizeof warp.met);
+    if (has_checker()) std::memset(warp.met, 0, sizeof warp.met);
   }
 }
 
@@ -236,9 +238,9 @@ std::uint32_t random_bits() {
 
 ADJOINT_SIMT_RAW void fill(void* data, std::size_t bytes, std::uint32_t pattern) {
   char* to = static_cast<char*>(data);
-  for (std::size_t i = 0; i < bytes; i += 4) {
-    std::memcpy(to + i, &pattern, bytes - i < 4 ? bytes - i : 4);
-  }
+  std::size_t i = 0;
+  for (; i + 4 <= bytes; i += 4) std::memcpy(to + i, &pattern, 4);
+  if (i < bytes) std::memcpy(to + i, &pattern, bytes - i);
 }
 
 void fail(std::string text) {
@@ -275,7 +277,7 @@ ADJOINT_SIMT_RAW int block_barrier(const char* what, bool predicate, Location at
     machine.barrier = what;
     machine.barrier_at = at;
   }
-  if (std::strcmp(what, machine.barrier) != 0 || !same(at, machine.barrier_at)) {
+  if (!same(what, machine.barrier) || !same(at, machine.barrier_at)) {
     std::string text = fmt::format("divergent barrier: this thread is in {}, others wait in {}", place(what, at),
                                    place(machine.barrier, machine.barrier_at));
     fail(std::move(text));
@@ -317,7 +319,7 @@ ADJOINT_SIMT_RAW void collective(const char* what, unsigned mask, Location at, b
   while (i < warp.pending_count && warp.pending[i].mask != mask) ++i;
   if (i == warp.pending_count) warp.pending[warp.pending_count++] = Pending{mask, 0, what, complete, at};
   Pending& pending = warp.pending[i];
-  if (pending.complete != complete || std::strcmp(pending.what, what) != 0 || (aligned && !same(pending.at, at))) {
+  if (pending.complete != complete || !same(pending.what, what) || (aligned && !same(pending.at, at))) {
     std::string text = fmt::format("warp mismatch: this thread is in {}, its warp waits in {}", place(what, at),
                                    place(pending.what, pending.at));
     fail(std::move(text));

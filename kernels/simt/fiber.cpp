@@ -39,10 +39,11 @@ void allocate_stack(Fiber& fiber, std::size_t bytes, std::size_t stagger) {
 
 }  // namespace
 
-void prepare(Fiber& fiber, void (*entry)(), std::size_t stack_bytes, std::size_t stagger) {
+void prepare(Fiber& fiber, void (*entry)(), std::size_t stack_bytes, std::size_t stagger,
+             [[maybe_unused]] bool abandoned) {
   if (fiber.stack == nullptr) allocate_stack(fiber, stack_bytes, stagger / 16 * 16);
 #ifdef __SANITIZE_ADDRESS__
-  __asan_unpoison_memory_region(fiber.stack, fiber.size);  // the last thread may have been abandoned mid-frame
+  if (abandoned) __asan_unpoison_memory_region(fiber.stack, fiber.size);
 #endif
 #ifdef ADJOINT_SIMT_UCONTEXT
   getcontext(&fiber.context);

@@ -29,8 +29,9 @@ struct Fiber {
 };
 
 /// Allocates the stack on first use (kept for good) and sets the fiber to start at `entry`, which must never return.
-/// `stagger`: shifts the top, because stacks that all end at the same page offset share cache sets.
-void prepare(Fiber& fiber, void (*entry)(), std::size_t stack_bytes, std::size_t stagger);
+/// `stagger`: shifts the top, because stacks that all end at the same page offset share cache sets. `abandoned`:
+/// whether what ran on it last did not return, and frames of it are still marked as such.
+void prepare(Fiber& fiber, void (*entry)(), std::size_t stack_bytes, std::size_t stagger, bool abandoned);
 
 /// Goes on with `to`; returns when somebody switches back to `from`, which never happens if `from_ends`.
 void switch_fiber(Fiber& from, Fiber& to, bool from_ends);
