@@ -161,6 +161,7 @@ ADJOINT_SIMT_RAW void lane_main() {
     if (!try_complete(warp_index, i)) ++i;
   }
   if (machine.arrived != 0) {
+    me.state = State::ready;  // its stack is abandoned here
     std::string text =
         fmt::format("thread returned while others wait in {}", place(machine.barrier, machine.barrier_at));
     fail(std::move(text));
