@@ -13,7 +13,7 @@
 namespace adjoint::testing {
 namespace {
 
-constexpr std::int64_t kBatch = 64, kTime = 20, kHidden = 64, kSymbols = 12;
+constexpr std::int64_t kBatch = 64, kTime = 10, kHidden = 48, kSymbols = 12;
 
 /// Batch `k` of ids, with lengths from kTime / 2 to kTime.
 std::vector<Tensor> batch(int k) {
