@@ -18,8 +18,6 @@ using namespace lstm;
 
 /// Rows of dz that a weight gradient task takes at a time: with the matching columns of the inputs they stay in L2.
 constexpr std::int64_t kGradientDepth = 256;
-/// Inputs (rows of the transposed weight gradient) of one task, at most.
-constexpr std::int64_t kGradientRows = 128;
 /// Rows of dx of one task.
 constexpr std::int64_t kInputGradientRows = 48;
 /// Below this batch the input projection of all steps is one product before them: a step alone would read the weights
@@ -239,16 +237,15 @@ class Backward {
         groups_(group_count<A>(hidden_)),
         state_row_(padded<A>(hidden_)),
         row_count_(shape_.batch * shape_.time),
+        panels_of_x_((input_ + kPanelWidth<A> - 1) / kPanelWidth<A>),
+        panels_of_h_((hidden_ + kPanelWidth<A> - 1) / kPanelWidth<A>),
         to_h_(call.w_hh, hidden_, hidden_, shape_.batch < kPackFrom),
         to_x_(call.w_ih, hidden_, input_, row_count_ < kPackFrom) {
     Carver carver(scratch);
     rows_.carve(carver, shape_);
     to_h_.data = carver.take<A>(to_h_.elements());
     if (call.dx.data) to_x_.data = carver.take<A>(to_x_.elements());
-    // An odd number of cache lines a row spreads a column over all sets of the cache.
-    constexpr std::int64_t kLine = 64 / sizeof(A);
-    in_row_ = ((input_ + 1 + state_row_ + kLine - 1) / kLine | 1) * kLine;
-    if (wants_weights()) inputs_ = carver.take<A>(row_count_ * in_row_);
+    if (wants_weights()) inputs_ = carver.take<A>((panels_of_x_ + panels_of_h_) * row_count_ * kPanelWidth<A>);
     dz_ = carver.take<A>(groups_ * row_count_ * kPanelWidth<A>);
     dh_ = carver.take<A>(shape_.batch * state_row_);
     dc_ = carver.take<A>(shape_.batch * state_row_);
@@ -272,7 +269,7 @@ class Backward {
                  });
 
     // Each row of dx is a sum of its own, so its cut may follow from the number of rows that are there.
-    const std::int64_t parts = wants_weights() ? parts_of(input_ + 1) + parts_of(hidden_) : 0;
+    const std::int64_t parts = wants_weights() ? panels_of_x_ + panels_of_h_ : 0;
     const std::int64_t weight_tasks = groups_ * parts;
     const std::int64_t dx_tasks = call_.dx.data ? (rows + kInputGradientRows - 1) / kInputGradientRows : 0;
     parallel_for(at, weight_tasks + dx_tasks, 1, kInputGradientRows * gates * input_,
@@ -294,7 +291,10 @@ class Backward {
   bool wants_weights() const { return call_.dw_ih.data || call_.dw_hh.data || call_.db_ih.data || call_.db_hh.data; }
   A* saved(std::int64_t row) const { return static_cast<A*>(const_cast<void*>(call_.saved)) + row * 6 * hidden_; }
   A* dz(std::int64_t group, std::int64_t row) const { return dz_ + (group * row_count_ + row) * kPanelWidth<A>; }
-  A* input_row(std::int64_t row) const { return inputs_ + row * in_row_; }
+  /// A row of one panel of inputs.
+  A* inputs(std::int64_t panel, std::int64_t row) const {
+    return inputs_ + (panel * row_count_ + row) * kPanelWidth<A>;
+  }
 
   void run(Block block) const {
     A *dh = dh_ + block.begin * state_row_, *dc = dc_ + block.begin * state_row_;
@@ -321,7 +321,7 @@ class Backward {
     }
   }
 
-  /// Step s of the block's example i; also lays down the row [x | 1 | h before] that the weight gradients need.
+  /// Step s of the block's example i; also lays down the row [x | h before] that the weight gradients need.
   void cell(Block block, std::int64_t s, std::int64_t i, A* dh, A* dc) const {
     const std::int64_t j = block.begin + i, b = rows_.order[j], row = rows_.first[s] + j;
     const bool has_next = s < shape_.time - 1 && j < rows_.active[s + 1];
@@ -341,13 +341,20 @@ class Backward {
       cell.c_first = static_cast<const S*>(call_.c0) + b * hidden_;
     }
     if (wants_weights()) {
-      A* input = input_row(row);
-      copy_row(static_cast<const S*>(call_.x) + rows_.x_at[row], input, input_);
-      input[input_] = A(1);
-      if (s == 0) copy_state<S>(call_.h0, b, input + input_ + 1, hidden_);
-      if (has_next) cell.h_next = input_row(rows_.first[s + 1] + j) + input_ + 1;
+      put_inputs(static_cast<const S*>(call_.x) + rows_.x_at[row], input_, 0, row);
+      if (s == 0)
+        put_inputs(call_.h0 ? static_cast<const S*>(call_.h0) + b * hidden_ : nullptr, hidden_, panels_of_x_, row);
+      if (has_next) cell.h_next = inputs(panels_of_x_, rows_.first[s + 1] + j);
+      cell.h_next_panel = row_count_ * kPanelWidth<A>;
     }
     backward_cell(cell);
+  }
+
+  /// Row `row` of the panels from `panel` on: n elements, or zeros if there are none to copy; whole registers.
+  void put_inputs(const S* from, std::int64_t n, std::int64_t panel, std::int64_t row) const {
+    for (std::int64_t i = 0; i < n; i += kWidth)
+      store(inputs(panel + i / kPanelWidth<A>, row) + i % kPanelWidth<A>,
+            from ? load_up_to(from + i, n - i) : Vec<A>{});
   }
 
   /// c [rows, columns of the panel] = the gate gradients of some rows times one panel of weights.
@@ -386,30 +393,31 @@ class Backward {
     });
   }
 
-  static std::int64_t parts_of(std::int64_t inputs) { return (inputs + kGradientRows - 1) / kGradientRows; }
-
-  /// The gradients of a group's rows of W_ih and b, or of W_hh, for one part of the inputs [x | 1 | h]: their transpose
-  /// is the sum over all packed rows of input' * dz. What a sequence starts from is 0 without h0, so the rows of the
-  /// first step add nothing to W_hh.
-  void weight_gradient(std::int64_t group, std::int64_t part) const {
-    const std::int64_t rows = rows_.first[shape_.time], of_x = parts_of(input_ + 1);
-    const bool recurrent = part >= of_x;
-    const std::int64_t base = recurrent ? input_ + 1 : 0, width = recurrent ? hidden_ : input_ + 1;
-    const std::int64_t parts = recurrent ? parts_of(hidden_) : of_x, index = recurrent ? part - of_x : part;
-    const std::int64_t begin = base + width * index / parts, end = base + width * (index + 1) / parts;
+  /// The gradients of a group's rows of W_ih or W_hh, for the columns of one panel of the inputs [x | h]: the sum over
+  /// all packed rows of dz' * input. What a sequence starts from is 0 without h0, so the rows of the first step add
+  /// nothing to W_hh.
+  void weight_gradient(std::int64_t group, std::int64_t panel) const {
+    if (panel == 0) bias_gradient(group);
+    const bool recurrent = panel >= panels_of_x_;
+    const GradOut& out = recurrent ? call_.dw_hh : call_.dw_ih;
+    if (!out.data) return;
+    const std::int64_t width = recurrent ? hidden_ : input_, unit = group * kWidth;
+    const std::int64_t column = (recurrent ? panel - panels_of_x_ : panel) * kPanelWidth<A>;
+    const std::int64_t columns = std::min(kPanelWidth<A>, width - column), registers = group_count<A>(columns);
+    const std::int64_t rows = rows_.first[shape_.time];
     const std::int64_t first = recurrent && !call_.h0 ? rows_.first[std::min<std::int64_t>(1, shape_.time)] : 0;
-    A* sums = static_cast<A*>(thread_buffer(0, static_cast<std::size_t>((end - begin) * kPanelWidth<A>) * sizeof(A)));
+    alignas(64) A sums[kPanelWidth<A> * kPanelWidth<A>];
     for (std::int64_t row = first; row == first || row < rows; row += kGradientDepth)
-      for_tiles(end - begin, [&](std::int64_t i, int tile_rows) {
+      for_tiles(kPanelWidth<A>, [&](std::int64_t i, int tile_rows) {
         A* c = sums + i * kPanelWidth<A>;
-        multiply(tile_rows, kPanelRegisters,
-                 Product<A>{.a = input_row(row) + begin + i,
+        multiply(tile_rows, static_cast<int>(registers),
+                 Product<A>{.a = dz(group, row) + i,
                             .a_row = 1,
                             .a_outer = 0,
-                            .a_inner = in_row_,
+                            .a_inner = kPanelWidth<A>,
                             .outer = 1,
                             .inner = std::min(kGradientDepth, rows - row),
-                            .b = dz(group, row),
+                            .b = inputs(panel, row),
                             .b_outer = 0,
                             .b_inner = kPanelWidth<A>,
                             .from = row > first ? c : nullptr,
@@ -417,36 +425,32 @@ class Backward {
                             .c = c,
                             .c_row = kPanelWidth<A>});
       });
-    if (recurrent) {
-      put_weights(sums, begin, end, base, hidden_, group, call_.dw_hh);
-    } else {
-      put_weights(sums, begin, std::min(end, input_), 0, input_, group, call_.dw_ih);
-    }
-    if (begin <= input_ && input_ < end) {
-      const A* bias = sums + (input_ - begin) * kPanelWidth<A>;
-      const std::int64_t unit = group * kWidth;
-      for (const GradOut& out : {call_.db_ih, call_.db_hh})
-        if (S* to = static_cast<S*>(out.data))
-          for (int q = 0; q < 4; ++q)
-            put_up_to(to + q * hidden_ + unit, load(bias + q * kWidth), hidden_ - unit, out.accumulate);
-    }
+    S* w = static_cast<S*>(out.data) + unit * width + column;
+    for (int q = 0; q < 4; ++q)
+      for (std::int64_t u = 0; u < std::min<std::int64_t>(kWidth, hidden_ - unit); ++u)
+        for (std::int64_t k = 0; k < columns; k += kWidth)
+          put_up_to(w + (q * hidden_ + u) * width + k, load(sums + (q * kWidth + u) * kPanelWidth<A> + k), columns - k,
+                    out.accumulate);
   }
 
-  /// Stores the sums of the inputs from `first` on (those in [begin, end)) as columns of a [4H, width] gradient.
-  void put_weights(const A* sums, std::int64_t begin, std::int64_t end, std::int64_t first, std::int64_t width,
-                   std::int64_t group, const GradOut& out) const {
-    const std::int64_t from = std::max(begin, first);
-    if (!out.data || from >= end) return;
-    put_gate_columns(sums + (from - begin) * kPanelWidth<A>, from - first, end - first, hidden_, width, group,
-                     static_cast<S*>(out.data), out.accumulate);
+  /// The gradients of a group's rows of b: the sum of dz over all packed rows.
+  void bias_gradient(std::int64_t group) const {
+    if (!call_.db_ih.data && !call_.db_hh.data) return;
+    Vec<A> sum[4] = {};
+    for (std::int64_t row = 0; row < rows_.first[shape_.time]; ++row)
+      for (int q = 0; q < 4; ++q) sum[q] += load(dz(group, row) + q * kWidth);
+    const std::int64_t unit = group * kWidth;
+    for (const GradOut& out : {call_.db_ih, call_.db_hh})
+      if (S* to = static_cast<S*>(out.data))
+        for (int q = 0; q < 4; ++q) put_up_to(to + q * hidden_ + unit, sum[q], hidden_ - unit, out.accumulate);
   }
 
   const LstmBackward& call_;
   const LstmShape& shape_;
-  std::int64_t input_, hidden_, groups_, state_row_, row_count_, in_row_;
+  std::int64_t input_, hidden_, groups_, state_row_, row_count_, panels_of_x_, panels_of_h_;
   Rows rows_;
   GateRowPanels<S> to_h_, to_x_;
-  A* inputs_ = nullptr;  // rows of [x | 1 | h before]
+  A* inputs_ = nullptr;  // panels of x, then of h before: each [rows, 4 registers]
   A* dz_;                // per group [rows, 4 registers]: gradients of the gates before their activation
   A* dh_;                // [B, padded(H)]
   A* dc_;

@@ -75,7 +75,8 @@ struct BackwardCell {
   acc_t<S>* dc;              ///< gradient of c, in: of the step's result, out: of what it started from
   acc_t<S>* dz;              ///< gradient of the gates before activation, group 0 of this row
   std::int64_t dz_group;     ///< distance of the groups
-  acc_t<S>* h_next;          ///< where h of this step goes as input of the next one, or null
+  acc_t<S>* h_next;          ///< where h of this step goes as input of the next one, in panels of 4 registers; or null
+  std::int64_t h_next_panel = 0;  ///< distance of the panels
 };
 
 template <class S>
@@ -103,7 +104,8 @@ void backward_cell(const BackwardCell<S>& cell) {
     store(dz + 2 * kWidth, dc * i * (A(1) - g * g));
     store(dz + 3 * kWidth, dh * tanh_c * (o * (A(1) - o)));
     store(cell.dc + u, dc * f);
-    if (cell.h_next) store_up_to(cell.h_next + u, o * tanh_c, units);
+    if (cell.h_next)
+      store(cell.h_next + group / kPanelRegisters * cell.h_next_panel + group % kPanelRegisters * kWidth, o * tanh_c);
   }
 }
 

@@ -32,23 +32,9 @@ void pack_gate_columns(const S* w, std::int64_t hidden, std::int64_t width, std:
       Square<A> square;
       load_square(w + (q * hidden + unit) * width + k, width, hidden - unit, width - k, square);
       transpose<A>(square);
-      put_square(panel + k * kPanelWidth<A> + q * kWidth, kPanelWidth<A>, width - k, kWidth, square, false);
-    }
-}
-
-/// The way back for gradients: w(row of column, k) = or += sums(k, column) for k in [begin, end).
-template <class S>
-void put_gate_columns(const acc_t<S>* sums, std::int64_t begin, std::int64_t end, std::int64_t hidden,
-                      std::int64_t width, std::int64_t group, S* w, bool accumulate) {
-  using A = acc_t<S>;
-  constexpr int kWidth = kLanes<A>;
-  const std::int64_t unit = group * kWidth;
-  for (int q = 0; q < 4; ++q)
-    for (std::int64_t k = begin; k < end; k += kWidth) {
-      Square<A> square;
-      load_square(sums + (k - begin) * kPanelWidth<A> + q * kWidth, kPanelWidth<A>, end - k, kWidth, square);
-      transpose<A>(square);
-      put_square(w + (q * hidden + unit) * width + k, width, hidden - unit, end - k, square, accumulate);
+#pragma GCC unroll 16
+      for (int i = 0; i < kWidth; ++i)
+        if (i < width - k) store(panel + (k + i) * kPanelWidth<A> + q * kWidth, square[i]);
     }
 }
 

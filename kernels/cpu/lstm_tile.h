@@ -118,18 +118,4 @@ template <class S>
     for (int i = 0; i < kWidth; ++i) square[i] = i < rows ? load_up_to(p + i * stride, columns) : Vec<acc_t<S>>{};
   }
 }
-template <class S>
-[[gnu::always_inline]] inline void put_square(S* p, std::int64_t stride, std::int64_t rows, std::int64_t columns,
-                                              const Square<acc_t<S>>& square, bool accumulate) {
-  constexpr int kWidth = kLanes<acc_t<S>>;
-  if (rows >= kWidth && columns >= kWidth && !accumulate) {
-#pragma GCC unroll 16
-    for (int i = 0; i < kWidth; ++i) store(p + i * stride, square[i]);
-  } else {
-#pragma GCC unroll 16
-    for (int i = 0; i < kWidth; ++i)
-      if (i < rows) put_up_to(p + i * stride, square[i], columns, accumulate);
-  }
-}
-
 }  // namespace adjoint::cpu::lstm
