@@ -216,15 +216,16 @@ inline ::testing::AssertionResult close(double value, double expected, double re
   return ::testing::AssertionFailure() << s.str();
 }
 
-/// Pools of 1, 2 and 4 threads; on a GPU nothing depends on it.
+/// Pools of 1, 2, 3, 4 and 8 threads that work as if each had a core; on a GPU nothing depends on it.
 inline const At& at([[maybe_unused]] int threads = 1) {
 #ifdef ADJOINT_KERNELS_ON
   static const At place{};
   return place;
 #else
-  static cpu::ThreadPool one(1), two(2), four(4);
-  static const At places[] = {{&one}, {&two}, {&four}};
-  return places[threads == 1 ? 0 : threads == 2 ? 1 : 2];
+  static cpu::ThreadPool pools[] = {cpu::ThreadPool(1), cpu::ThreadPool(2, 2), cpu::ThreadPool(3, 3),
+                                    cpu::ThreadPool(4, 4), cpu::ThreadPool(8, 8)};
+  static const At places[] = {{&pools[0]}, {&pools[1]}, {&pools[2]}, {&pools[3]}, {&pools[4]}};
+  return places[threads <= 4 ? threads - 1 : 4];
 #endif
 }
 
