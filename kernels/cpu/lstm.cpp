@@ -1,5 +1,7 @@
 // The LSTM over a whole sequence. Blocks of examples run all steps on their own (no meeting of the threads per step);
-// weight gradients are one product over all packed rows, split by columns, after a single join.
+// weight gradients are one product over all packed rows, split by columns, after a single join. A batch of one block
+// is cut by units instead: each part keeps its share of the weights in its core's cache, and the threads meet after
+// each time step. Either way each element is the same sum.
 
 #include "kernels/lstm.h"
 
@@ -25,6 +27,28 @@ constexpr std::int64_t kInputGradientRows = 48;
 constexpr std::int64_t kProjectBelow = 4;
 /// From this many rows on, backward packs the weights that the rows are multiplied with.
 constexpr std::int64_t kPackFrom = 32;
+
+/// A time step that reads fewer weights than this is too short for threads to meet after it.
+constexpr std::int64_t kWeightsOfStep = 32'000;
+
+/// The groups of units that a part of a call takes.
+struct Units {
+  std::int64_t begin, end;
+};
+/// The cut into parts follows whole panels of 4 registers of units, which is how backward reads W_hh.
+template <class A>
+Units units_of(std::int64_t hidden, int part, int parts) {
+  const std::int64_t groups = group_count<A>(hidden), panels = (groups + kPanelRegisters - 1) / kPanelRegisters;
+  return {std::min(panels * part / parts * kPanelRegisters, groups),
+          std::min(panels * (part + 1) / parts * kPanelRegisters, groups)};
+}
+/// How many threads take a call's steps together; 1 where they rather take blocks of examples or none is worth it.
+template <class A>
+int parts_of(const At& at, const LstmShape& shape) {
+  if (shape.batch >= kProjectBelow || 4 * shape.hidden * shape.hidden < kWeightsOfStep) return 1;
+  const std::int64_t panels = (group_count<A>(shape.hidden) + kPanelRegisters - 1) / kPanelRegisters;
+  return static_cast<int>(std::min<std::int64_t>(at.pool->most_parts(), panels));
+}
 
 template <class S>
 void copy_row(const S* from, acc_t<S>* to, std::int64_t n) {
@@ -83,16 +107,20 @@ class Forward {
 
   void run(const At& at) const {
     rows_.fill(shape_);
-    const std::int64_t weights = (input_ + hidden_) * kPanelWidth<A>;
-    parallel_for(at, groups_, 1, weights, [&](std::int64_t begin, std::int64_t end) {
-      for (std::int64_t g = begin; g < end; ++g) pack(g);
-    });
-    if (projects()) project();
-    const std::int64_t blocks = block_count(shape_.batch);
-    const std::int64_t work = shape_.time * weights * groups_ * kRowsOfTile;
-    parallel_for(at, blocks, 1, work, [&](std::int64_t begin, std::int64_t end) {
-      for (std::int64_t b = begin; b < end; ++b) run(Block(shape_.batch, b));
-    });
+    if (const int parts = parts_of<A>(at, shape_); parts > 1) {
+      run_together(at, parts);
+    } else {
+      const std::int64_t weights = (input_ + hidden_) * kPanelWidth<A>;
+      parallel_for(at, groups_, 1, weights, [&](std::int64_t begin, std::int64_t end) {
+        for (std::int64_t g = begin; g < end; ++g) pack(g);
+      });
+      if (projects()) project({0, groups_});
+      const std::int64_t blocks = block_count(shape_.batch);
+      const std::int64_t work = shape_.time * weights * groups_ * kRowsOfTile;
+      parallel_for(at, blocks, 1, work, [&](std::int64_t begin, std::int64_t end) {
+        for (std::int64_t b = begin; b < end; ++b) run(Block(shape_.batch, b));
+      });
+    }
     clear_padding(shape_, shape_.y_stride, hidden_, static_cast<S*>(call_.y));
   }
 
@@ -114,44 +142,74 @@ class Forward {
     }
   }
 
-  /// Input rows are [x | h]: one product with the packed [W_ih | W_hh]' gives the gates.
   void run(Block block) const {
-    const std::int64_t c_row = padded<A>(hidden_);
-    A* inputs[2] = {inputs_[0] + block.begin * z_row_, inputs_[1] + block.begin * z_row_};
-    A* c = c_ + block.begin * c_row;
-    for (std::int64_t j = block.begin; j < block.end; ++j) {
-      const std::int64_t b = rows_.order[j], i = j - block.begin;
-      std::fill(c + i * c_row, c + (i + 1) * c_row, A(0));
-      if (call_.c0) copy_state<S>(call_.c0, b, c + i * c_row, hidden_);
-      copy_state<S>(call_.h0, b, inputs[0] + i * z_row_ + input_, hidden_);
-    }
-    finish(block, block.active(rows_, 0), block.end - block.begin, inputs[0], c);
+    start(block);
     const std::int64_t steps = block.steps(shape_, rows_);
     for (std::int64_t s = 0; s < steps; ++s) {
-      const std::int64_t n = block.active(rows_, s), row = rows_.first[s] + block.begin;
-      A *now = inputs[s % 2], *next = inputs[(s + 1) % 2];
-      if (!projects())
-        for (std::int64_t i = 0; i < n; ++i) copy_row(x(row + i), now + i * z_row_, input_);
-      // The first step has no recurrent half when it starts from zeros.
-      const std::int64_t inputs = s == 0 && !call_.h0 ? input_ : input_ + hidden_;
-      for_tiles(n, [&](std::int64_t i, int rows) {
-        step(row + i, rows, inputs, now + i * z_row_, next + i * z_row_, c + i * c_row);
-      });
-      finish(block, block.active(rows_, s + 1), n, next, c);
+      advance(block, s, {0, groups_});
+      finish(block, s + 1);
     }
   }
 
-  /// Hands out the states of the block's examples [begin, end), which have no step left.
-  void finish(Block block, std::int64_t begin, std::int64_t end, const A* inputs, const A* c) const {
-    for (std::int64_t i = begin; i < end; ++i) {
+  /// All threads on the one block. The states that a step was the last for are handed out during the next step, which
+  /// leaves them as they are.
+  void run_together(const At& at, int parts) const {
+    const Block block(shape_.batch, 0);
+    const std::int64_t steps = block.steps(shape_, rows_);
+    at.pool->run_steps(steps + 1, parts, [&](std::int64_t s, int part) {
+      const Units units = units_of<A>(hidden_, part, parts);
+      if (s == 0) {
+        for (std::int64_t g = units.begin; g < units.end; ++g) pack(g);
+        project(units);
+        if (part == 0) start(block);
+      } else {
+        advance(block, s - 1, units);
+        if (part == 0 && s > 1) finish(block, s - 1);
+      }
+    });
+    if (steps > 0) finish(block, steps);
+  }
+
+  A* inputs(Block block, std::int64_t s) const { return inputs_[s % 2] + block.begin * z_row_; }
+  A* c(Block block) const { return c_ + block.begin * padded<A>(hidden_); }
+
+  void start(Block block) const {
+    const std::int64_t c_row = padded<A>(hidden_);
+    for (std::int64_t j = block.begin; j < block.end; ++j) {
+      const std::int64_t b = rows_.order[j], i = j - block.begin;
+      A* to = c(block) + i * c_row;
+      std::fill(to, to + c_row, A(0));
+      if (call_.c0) copy_state<S>(call_.c0, b, to, hidden_);
+      copy_state<S>(call_.h0, b, inputs(block, 0) + i * z_row_ + input_, hidden_);
+    }
+    finish(block, 0);
+  }
+
+  /// Step s of some units. Input rows are [x | h]: one product with the packed [W_ih | W_hh]' gives the gates.
+  void advance(Block block, std::int64_t s, Units units) const {
+    const std::int64_t n = block.active(rows_, s), row = rows_.first[s] + block.begin;
+    A *now = inputs(block, s), *next = inputs(block, s + 1);
+    if (!projects())
+      for (std::int64_t i = 0; i < n; ++i) copy_row(x(row + i), now + i * z_row_, input_);
+    // The first step has no recurrent half when it starts from zeros.
+    const std::int64_t width = s == 0 && !call_.h0 ? input_ : input_ + hidden_;
+    for_tiles(n, [&](std::int64_t i, int rows) {
+      step(row + i, rows, width, units, now + i * z_row_, next + i * z_row_, c(block) + i * padded<A>(hidden_));
+    });
+  }
+
+  /// Hands out the states of the block's examples of length s.
+  void finish(Block block, std::int64_t s) const {
+    const std::int64_t end = s == 0 ? block.end - block.begin : block.active(rows_, s - 1);
+    for (std::int64_t i = block.active(rows_, s); i < end; ++i) {
       const std::int64_t b = rows_.order[block.begin + i];
-      put_state<S>(inputs + i * z_row_ + input_, b, call_.h_n, hidden_);
-      put_state<S>(c + i * padded<A>(hidden_), b, call_.c_n, hidden_);
+      put_state<S>(inputs(block, s) + i * z_row_ + input_, b, call_.h_n, hidden_);
+      put_state<S>(c(block) + i * padded<A>(hidden_), b, call_.c_n, hidden_);
     }
   }
 
   /// `inputs` elements of a row of `now` take part.
-  void step(std::int64_t row, int rows, std::int64_t inputs, const A* now, A* next, A* c) const {
+  void step(std::int64_t row, int rows, std::int64_t inputs, Units units, const A* now, A* next, A* c) const {
     alignas(64) A z[kRowsOfTile * kPanelWidth<A>];
     const std::int64_t done = projects() ? input_ : 0;  // inputs that `from` holds already
     Product<A> product{.a = now + done,
@@ -160,10 +218,10 @@ class Forward {
                        .a_inner = 1,
                        .outer = 1,
                        .inner = inputs - done,
-                       .b = panels_ + done * kPanelWidth<A>,
+                       .b = panel(units.begin) + done * kPanelWidth<A>,
                        .b_outer = 0,
                        .b_inner = kPanelWidth<A>,
-                       .from = projects() ? projected(row) : bias_,
+                       .from = (projects() ? projected(row) : bias_) + units.begin * kPanelWidth<A>,
                        .from_row = projects() ? projected(1) - projected(0) : 0,
                        .c = z,
                        .c_row = kPanelWidth<A>};
@@ -176,7 +234,7 @@ class Forward {
                               .h_row = z_row_,
                               .y = static_cast<S*>(call_.y),
                               .y_at = rows_.y_at + row};
-    for (std::int64_t g = 0; g < groups_; ++g) {
+    for (std::int64_t g = units.begin; g < units.end; ++g) {
       multiply(rows, kPanelRegisters, product);
       forward_cell(cell, g, rows);
       product.b += (input_ + hidden_) * kPanelWidth<A>;
@@ -188,12 +246,13 @@ class Forward {
   A* projected(std::int64_t row) const { return projected_ + row * groups_ * kPanelWidth<A>; }
   const S* x(std::int64_t row) const { return static_cast<const S*>(call_.x) + rows_.x_at[row]; }
 
-  /// projected = bias + x W_ih' for all rows; the same chain of additions as in the tile that does both halves.
-  void project() const {
+  /// projected = bias + x W_ih' for all rows and some units; the same chain of additions as in the tile that does both
+  /// halves.
+  void project(Units units) const {
     A* inputs = static_cast<A*>(thread_buffer(0, static_cast<std::size_t>(kRowsOfTile * input_) * sizeof(A)));
     for_tiles(rows_.first[shape_.time], [&](std::int64_t row, int rows) {
       for (int r = 0; r < rows; ++r) copy_row(x(row + r), inputs + r * input_, input_);
-      for (std::int64_t g = 0; g < groups_; ++g)
+      for (std::int64_t g = units.begin; g < units.end; ++g)
         multiply(rows, kPanelRegisters,
                  Product<A>{.a = inputs,
                             .a_row = input_,
@@ -255,12 +314,20 @@ class Backward {
 
   void run(const At& at) const {
     rows_.fill(shape_);
+    if (const int parts = parts_of<A>(at, shape_); parts > 1) {
+      run_together(at, parts);
+    } else {
+      run_blocks(at);
+    }
+    if (call_.dx.data && !call_.dx.accumulate)
+      clear_padding(shape_, shape_.x_stride, input_, static_cast<S*>(call_.dx.data));
+  }
+
+ private:
+  void run_blocks(const At& at) const {
     const std::int64_t width = (call_.dx.data ? input_ : 0) + hidden_;
     parallel_for(at, groups_, 1, width * kPanelWidth<A>, [&](std::int64_t begin, std::int64_t end) {
-      for (std::int64_t g = begin; g < end; ++g) {
-        to_h_.pack(g);
-        if (call_.dx.data) to_x_.pack(g);
-      }
+      for (std::int64_t g = begin; g < end; ++g) pack(g);
     });
     const std::int64_t blocks = block_count(shape_.batch), gates = 4 * hidden_, rows = rows_.first[shape_.time];
     parallel_for(at, blocks, 1, row_count_ / std::max<std::int64_t>(blocks, 1) * gates * hidden_,
@@ -269,25 +336,48 @@ class Backward {
                  });
 
     // Each row of dx is a sum of its own, so its cut may follow from the number of rows that are there.
-    const std::int64_t parts = wants_weights() ? panels_of_x_ + panels_of_h_ : 0;
-    const std::int64_t weight_tasks = groups_ * parts;
+    const std::int64_t panels = wants_weights() ? panels_of_x_ + panels_of_h_ : 0;
+    const std::int64_t weight_tasks = groups_ * panels;
     const std::int64_t dx_tasks = call_.dx.data ? (rows + kInputGradientRows - 1) / kInputGradientRows : 0;
     parallel_for(at, weight_tasks + dx_tasks, 1, kInputGradientRows * gates * input_,
                  [&](std::int64_t begin, std::int64_t end) {
                    for (std::int64_t task = begin; task < end; ++task) {
                      if (task < weight_tasks) {
-                       weight_gradient(task / parts, task % parts);
+                       weight_gradient(task / panels, task % panels);
                      } else {
                        const std::int64_t first = (task - weight_tasks) * kInputGradientRows;
                        input_gradient(first, std::min(rows, first + kInputGradientRows));
                      }
                    }
                  });
-    if (call_.dx.data && !call_.dx.accumulate)
-      clear_padding(shape_, shape_.x_stride, input_, static_cast<S*>(call_.dx.data));
   }
 
- private:
+  /// All threads on the one block. A part's columns of dh are those of its units, so the cell's gradients dz are all
+  /// that the threads exchange.
+  void run_together(const At& at, int parts) const {
+    const Block block(shape_.batch, 0);
+    const std::int64_t steps = block.steps(shape_, rows_), rows = rows_.first[shape_.time];
+    at.pool->run_steps(steps + 2, parts, [&](std::int64_t k, int part) {
+      const Units units = units_of<A>(hidden_, part, parts);
+      const std::int64_t s = steps - k;  // the time step, from the last on
+      if (k == 0) {
+        for (std::int64_t g = units.begin; g < units.end; ++g) pack(g);
+        if (part == 0) start(block);
+        return;
+      }
+      if (k > 1 && (s >= 0 || call_.dh0.data)) carry(block, s + 1, units);
+      if (s >= 0) {
+        cells(block, s, units);
+        return;
+      }
+      if (wants_weights())
+        for (std::int64_t g = units.begin; g < units.end; ++g)
+          for (std::int64_t panel = 0; panel < panels_of_x_ + panels_of_h_; ++panel) weight_gradient(g, panel);
+      if (call_.dx.data) input_gradient(rows * part / parts, rows * (part + 1) / parts);
+    });
+    finish(block);
+  }
+
   bool wants_weights() const { return call_.dw_ih.data || call_.dw_hh.data || call_.db_ih.data || call_.db_hh.data; }
   A* saved(std::int64_t row) const { return static_cast<A*>(const_cast<void*>(call_.saved)) + row * 6 * hidden_; }
   A* dz(std::int64_t group, std::int64_t row) const { return dz_ + (group * row_count_ + row) * kPanelWidth<A>; }
@@ -296,42 +386,61 @@ class Backward {
     return inputs_ + (panel * row_count_ + row) * kPanelWidth<A>;
   }
 
+  void pack(std::int64_t group) const {
+    to_h_.pack(group);
+    if (call_.dx.data) to_x_.pack(group);
+  }
+
   void run(Block block) const {
-    A *dh = dh_ + block.begin * state_row_, *dc = dc_ + block.begin * state_row_;
-    std::fill(dh, dh + (block.end - block.begin) * state_row_, A(0));
-    std::fill(dc, dc + (block.end - block.begin) * state_row_, A(0));
-    for (std::int64_t i = 0; i < block.end - block.begin; ++i) {
-      const std::int64_t b = rows_.order[block.begin + i];
-      if (call_.dh_n) copy_state<S>(call_.dh_n, b, dh + i * state_row_, hidden_);
-      if (call_.dc_n) copy_state<S>(call_.dc_n, b, dc + i * state_row_, hidden_);
-    }
+    start(block);
     for (std::int64_t s = block.steps(shape_, rows_) - 1; s >= 0; --s) {
-      const std::int64_t n = block.active(rows_, s), row = rows_.first[s] + block.begin;
-      for (std::int64_t i = 0; i < n; ++i) cell(block, s, i, dh + i * state_row_, dc + i * state_row_);
-      if (s == 0 && !call_.dh0.data) break;
-      for_tiles(n, [&](std::int64_t i, int rows) {
-        for (std::int64_t p = 0; p < to_h_.count(); ++p)
-          multiply_dz(row + i, rows, to_h_, p, dh + i * state_row_ + p * kPanelWidth<A>, state_row_);
-      });
+      cells(block, s, {0, groups_});
+      if (s > 0 || call_.dh0.data) carry(block, s, {0, groups_});
     }
-    for (std::int64_t i = 0; i < block.end - block.begin; ++i) {
-      const std::int64_t b = rows_.order[block.begin + i];
-      put_state<S>(dh + i * state_row_, b, call_.dh0.data, hidden_, call_.dh0.accumulate);
-      put_state<S>(dc + i * state_row_, b, call_.dc0.data, hidden_, call_.dc0.accumulate);
+    finish(block);
+  }
+
+  A* dh(std::int64_t j) const { return dh_ + j * state_row_; }
+  A* dc(std::int64_t j) const { return dc_ + j * state_row_; }
+
+  void start(Block block) const {
+    std::fill(dh(block.begin), dh(block.end), A(0));
+    std::fill(dc(block.begin), dc(block.end), A(0));
+    for (std::int64_t j = block.begin; j < block.end; ++j) {
+      if (call_.dh_n) copy_state<S>(call_.dh_n, rows_.order[j], dh(j), hidden_);
+      if (call_.dc_n) copy_state<S>(call_.dc_n, rows_.order[j], dc(j), hidden_);
+    }
+  }
+  void cells(Block block, std::int64_t s, Units units) const {
+    for (std::int64_t j = block.begin; j < block.begin + block.active(rows_, s); ++j) cell(s, j, units);
+  }
+  /// dh of the step before s, from dz of step s.
+  void carry(Block block, std::int64_t s, Units units) const {
+    for_tiles(block.active(rows_, s), [&](std::int64_t i, int rows) {
+      for (std::int64_t g = units.begin; g < units.end; g += kPanelRegisters)
+        multiply_dz(rows_.first[s] + block.begin + i, rows, to_h_, g / kPanelRegisters,
+                    dh(block.begin + i) + g * kWidth, state_row_);
+    });
+  }
+  void finish(Block block) const {
+    for (std::int64_t j = block.begin; j < block.end; ++j) {
+      put_state<S>(dh(j), rows_.order[j], call_.dh0.data, hidden_, call_.dh0.accumulate);
+      put_state<S>(dc(j), rows_.order[j], call_.dc0.data, hidden_, call_.dc0.accumulate);
     }
   }
 
-  /// Step s of the block's example i; also lays down the row [x | h before] that the weight gradients need.
-  void cell(Block block, std::int64_t s, std::int64_t i, A* dh, A* dc) const {
-    const std::int64_t j = block.begin + i, b = rows_.order[j], row = rows_.first[s] + j;
+  /// Step s of the example at sorted position j, some units; also lays down the row [x | h before] that the weight
+  /// gradients need.
+  void cell(std::int64_t s, std::int64_t j, Units units) const {
+    const std::int64_t b = rows_.order[j], row = rows_.first[s] + j;
     const bool has_next = s < shape_.time - 1 && j < rows_.active[s + 1];
     BackwardCell<S> cell{.hidden = hidden_,
                          .saved = saved(row),
                          .c_first = nullptr,
                          .c_before = nullptr,
                          .dy = call_.dy ? static_cast<const S*>(call_.dy) + rows_.y_at[row] : nullptr,
-                         .dh = dh,
-                         .dc = dc,
+                         .dh = dh(j),
+                         .dc = dc(j),
                          .dz = dz(0, row),
                          .dz_group = row_count_ * kPanelWidth<A>,
                          .h_next = nullptr};
@@ -341,13 +450,15 @@ class Backward {
       cell.c_first = static_cast<const S*>(call_.c0) + b * hidden_;
     }
     if (wants_weights()) {
-      put_inputs(static_cast<const S*>(call_.x) + rows_.x_at[row], input_, 0, row);
-      if (s == 0)
-        put_inputs(call_.h0 ? static_cast<const S*>(call_.h0) + b * hidden_ : nullptr, hidden_, panels_of_x_, row);
+      if (units.begin == 0) {
+        put_inputs(static_cast<const S*>(call_.x) + rows_.x_at[row], input_, 0, row);
+        if (s == 0)
+          put_inputs(call_.h0 ? static_cast<const S*>(call_.h0) + b * hidden_ : nullptr, hidden_, panels_of_x_, row);
+      }
       if (has_next) cell.h_next = inputs(panels_of_x_, rows_.first[s + 1] + j);
       cell.h_next_panel = row_count_ * kPanelWidth<A>;
     }
-    backward_cell(cell);
+    backward_cell(cell, units.begin, units.end);
   }
 
   /// Row `row` of the panels from `panel` on: n elements, or zeros if there are none to copy; whole registers.

@@ -79,11 +79,12 @@ struct BackwardCell {
   std::int64_t h_next_panel = 0;  ///< distance of the panels
 };
 
+/// The groups of units [begin, end).
 template <class S>
-void backward_cell(const BackwardCell<S>& cell) {
+void backward_cell(const BackwardCell<S>& cell, std::int64_t begin, std::int64_t end) {
   using A = acc_t<S>;
   constexpr int kWidth = kLanes<A>;
-  for (std::int64_t group = 0; group * kWidth < cell.hidden; ++group) {
+  for (std::int64_t group = begin; group < end; ++group) {
     const SavedRow<A> saved{cell.saved, cell.hidden, group};
     const std::int64_t units = saved.units(), u = group * kWidth;
     const Vec<A> i = load_up_to(saved.gate(0), units), f = load_up_to(saved.gate(1), units);

@@ -13,25 +13,31 @@
 namespace adjoint::testing {
 namespace {
 
-constexpr std::int64_t kBatch = 64, kTime = 10, kHidden = 48, kSymbols = 12;
+constexpr std::int64_t kTime = 10, kSymbols = 12;
 
-/// Batch `k` of ids, with lengths from kTime / 2 to kTime.
-std::vector<Tensor> batch(int k) {
+/// Strings in a step, and the width of the model.
+struct Size {
+  std::int64_t batch, hidden;
+};
+
+/// Batch `k` of `n` strings of ids, with lengths from kTime / 2 to kTime.
+std::vector<Tensor> batch(std::int64_t n, int k) {
   Generator random(100 + static_cast<std::uint64_t>(k));
-  const Tensor ids = cast(random.uniform({kBatch, kTime}, 0, kSymbols), DType::i32);
+  const Tensor ids = cast(random.uniform({n, kTime}, 0, kSymbols), DType::i32);
   std::vector<std::int32_t> lengths, targets = ids.to_ints();
-  for (std::int64_t b = 0; b < kBatch; ++b) {
+  for (std::int64_t b = 0; b < n; ++b) {
     lengths.push_back(static_cast<std::int32_t>(kTime / 2 + (b * 7 + k) % (kTime / 2 + 1)));
     for (std::int64_t t = lengths.back(); t < kTime; ++t) targets[static_cast<std::size_t>(b * kTime + t)] = -100;
   }
-  return {ids, ints(lengths, {kBatch}), ints(targets, {kBatch, kTime})};
+  return {ids, ints(lengths, {n}), ints(targets, {n, kTime})};
 }
 
 /// SHA-256 of the weights after so many steps with that many threads.
-std::string weights_after(int steps, int number_of_threads, const std::vector<std::vector<Tensor>>& batches) {
+std::string weights_after(int steps, int number_of_threads, std::int64_t hidden,
+                          const std::vector<std::vector<Tensor>>& batches) {
   set_threads(number_of_threads);
   Generator random(1);
-  Seq2Seq model({random}, {.symbols = kSymbols, .embedding = 16, .hidden = kHidden, .bidirectional = true});
+  Seq2Seq model({random}, {.symbols = kSymbols, .embedding = 16, .hidden = hidden, .bidirectional = true});
   ParameterSet parameters(model);
   Adam adam(parameters, {.learning_rate = 3e-3, .weight_decay = 0.01, .max_norm = 1.0});
   Tape tape;
@@ -49,20 +55,24 @@ std::string weights_after(int steps, int number_of_threads, const std::vector<st
   return data::sha256(bits(parameters.values()));
 }
 
+/// Of blocks of examples, and of single strings, whose steps threads take together.
 TEST(Determinism, Weights_do_not_depend_on_threads_or_runs) {
   constexpr int kSteps = 200;
   const int before = threads();
-  std::vector<std::vector<Tensor>> batches;
-  for (int k = 0; k < 5; ++k) batches.push_back(batch(k));
-  std::string first;
-  for (const int n : {1, 2, 4, 8}) {
-    for (int run = 0; run < 3; ++run) {
-      const std::string digest = weights_after(kSteps, n, batches);
-      if (first.empty()) first = digest;
-      EXPECT_EQ(digest, first) << n << " threads, run " << run;
+  for (const Size size : {Size{64, 48}, Size{1, 192}}) {
+    std::vector<std::vector<Tensor>> batches;
+    for (int k = 0; k < 5; ++k) batches.push_back(batch(size.batch, k));
+    std::string first;
+    for (const int n : {1, 2, 4, 8}) {
+      for (int run = 0; run < 3; ++run) {
+        const std::string digest = weights_after(kSteps, n, size.hidden, batches);
+        if (first.empty()) first = digest;
+        EXPECT_EQ(digest, first) << n << " threads, run " << run << ", batch " << size.batch;
+      }
     }
+    EXPECT_NE(weights_after(1, 1, size.hidden, batches), weights_after(2, 1, size.hidden, batches))
+        << "the weights must change at all";
   }
-  EXPECT_NE(weights_after(1, 1, batches), weights_after(2, 1, batches)) << "the weights must change at all";
   set_threads(before);
 }
 

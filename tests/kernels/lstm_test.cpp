@@ -1,5 +1,6 @@
 #include "kernels/lstm.h"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -240,6 +241,31 @@ TYPED_TEST(Lstm, Gives_the_same_bits_for_any_number_of_threads) {
     }
   }
 }
+
+#ifndef ADJOINT_KERNELS_ON
+/// Of whole registers and not, with and without states: a small batch of many units, whose steps threads share.
+TYPED_TEST(Lstm, Gives_the_same_bits_when_threads_share_its_steps) {
+  using S = TypeParam;
+  const Case cases[] = {{.batch = 1, .time = 20, .input = 64, .hidden = 128, .h0 = false, .c0 = false},
+                        {.batch = 1, .time = 7, .input = 5, .hidden = 203},
+                        {.batch = 1, .time = 1, .input = 3, .hidden = 97, .reverse = true},
+                        {.batch = 3, .time = 11, .input = 33, .hidden = 130, .h0 = false},
+                        {.batch = 2, .time = 9, .input = 16, .hidden = 256, .reverse = true, .c0 = false}};
+  for (Case c : cases)
+    for (const bool padded : {false, true}) {
+      for (std::int64_t b = 0; padded && b < c.batch; ++b)
+        c.lengths.push_back(static_cast<std::int32_t>((b * 5 + 9) % (c.time + 1)));
+      const Arrays<S> in = random_inputs<S>(c, 11), one = run_kernel<S>(c, in, 1, padded);
+      for (const int threads : {2, 3, 4, 8})
+        for (int again = 0; again < 3; ++again) {
+          const Arrays<S> many = run_kernel<S>(c, in, threads, padded);
+          for (const auto& [name, values] : one)
+            expect_equal_bits(values, many.at(name),
+                              fmt::format("{} of [{},{}] with {} threads", name, c.batch, c.hidden, threads));
+        }
+    }
+}
+#endif
 
 TYPED_TEST(Lstm, Gives_a_padded_sequence_the_bits_it_has_alone) {
   using S = TypeParam;
