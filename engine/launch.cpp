@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <memory>
 #include <thread>
 
@@ -16,7 +17,7 @@ struct Pool {
   std::unique_ptr<cpu::ThreadPool> pool;
   cpu::At at;
 
-  Pool() { resize(static_cast<int>(std::max(1u, std::thread::hardware_concurrency()))); }
+  Pool() { resize(threads_of_machine()); }
   void resize(int threads) {
     pool = std::make_unique<cpu::ThreadPool>(threads);
     at.pool = pool.get();
@@ -30,9 +31,13 @@ Pool& pool() {
 
 }  // namespace
 
+int threads_of_machine() {
+  return static_cast<int>(std::clamp(std::thread::hardware_concurrency(), 1u, static_cast<unsigned>(kMostThreads)));
+}
+
 void set_threads(int threads) {
-  ADJOINT_CHECK(threads >= 1 && threads <= 256, "E-CONF-003", Exit::usage,
-                fmt::format("threads: {} is out of range; expected an integer in 1..256", threads));
+  ADJOINT_CHECK(threads >= 1 && threads <= kMostThreads, "E-CONF-003", Exit::usage,
+                fmt::format("threads: {} is out of range; expected an integer in 1..{}", threads, kMostThreads));
   if (pool().pool->threads() != threads) pool().resize(threads);
 }
 

@@ -17,8 +17,11 @@
 
 namespace adjoint {
 
-/// Number of CPU threads that kernels use, this thread included. Default: the machine's cores.
-/// Results do not depend on it, bit for bit. Throws E-CONF-003 unless 1..256. Not while kernels run.
+constexpr int kMostThreads = 256;
+/// The machine's cores, kMostThreads at most.
+int threads_of_machine();
+/// Number of CPU threads that kernels use, this thread included. Default: threads_of_machine().
+/// Results do not depend on it, bit for bit. Throws E-CONF-003 unless 1..kMostThreads. Not while kernels run.
 void set_threads(int threads);
 int threads();
 

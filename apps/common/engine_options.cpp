@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <charconv>
-#include <thread>
 
 #include "engine/gpu.h"
 #include "engine/gpu_libraries.h"
@@ -15,8 +14,7 @@ namespace {
 
 Device asked_device(const Settings& settings) {
   const std::int64_t asked = settings.integer("threads");
-  set_threads(asked == 0 ? static_cast<int>(std::max(1u, std::thread::hardware_concurrency()))
-                         : static_cast<int>(asked));
+  set_threads(asked == 0 ? threads_of_machine() : static_cast<int>(asked));
   const std::string& name = settings.text("device");
   if (name == "cpu") return Device{};
   if (name == "auto") {

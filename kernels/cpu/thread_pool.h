@@ -15,7 +15,7 @@ namespace adjoint::cpu {
 
 class ThreadPool {
  public:
-  /// `cores`: of the machine that this process may use; 0: as the system says.
+  /// `threads`: 256 at most. `cores`: of the machine that this process may use; 0: as the system says.
   explicit ThreadPool(int threads, int cores = 0);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;

@@ -46,6 +46,18 @@ TEST(ThreadPool, Runs_each_chunk_once) {
   }
 }
 
+TEST(ThreadPool, Has_room_for_all_workers_that_there_may_be) {
+  ThreadPool pool(256);
+  for (int round = 0; round < 5; ++round) {
+    std::atomic<int> runs = 0;
+    pool.run(1000, [&](std::int64_t) {
+      spend(1000);
+      ++runs;
+    });
+    ASSERT_EQ(runs, 1000);
+  }
+}
+
 TEST(ThreadPool, Takes_steps_one_after_the_other_whoever_takes_part) {
   ThreadPool alone(1);
   for (const int threads : {2, 3, 4, 8, 16}) {
