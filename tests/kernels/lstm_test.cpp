@@ -248,6 +248,8 @@ TYPED_TEST(Lstm, Gives_the_same_bits_when_threads_share_its_steps) {
   using S = TypeParam;
   const Case cases[] = {{.batch = 1, .time = 20, .input = 64, .hidden = 128, .h0 = false, .c0 = false},
                         {.batch = 1, .time = 7, .input = 5, .hidden = 203},
+                        {.batch = 0, .time = 3, .input = 5, .hidden = 128},
+                        {.batch = 1, .time = 0, .input = 5, .hidden = 128},
                         {.batch = 1, .time = 1, .input = 3, .hidden = 97, .reverse = true},
                         {.batch = 3, .time = 11, .input = 33, .hidden = 130, .h0 = false},
                         {.batch = 2, .time = 9, .input = 16, .hidden = 256, .reverse = true, .c0 = false}};

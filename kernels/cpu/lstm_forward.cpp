@@ -1,0 +1,222 @@
+// The LSTM over a whole sequence. kernels/cpu/lstm_parts.h says who does what.
+
+#include "kernels/cpu/lstm_cell.h"
+#include "kernels/cpu/lstm_parts.h"
+
+namespace adjoint::cpu {
+namespace {
+
+using namespace lstm;
+
+template <class S>
+class Forward {
+  using A = acc_t<S>;
+  static constexpr int kWidth = kLanes<A>;
+
+ public:
+  Forward(const LstmForward& call, void* scratch)
+      : call_(call),
+        shape_(call.shape),
+        input_(shape_.input),
+        hidden_(shape_.hidden),
+        groups_(group_count<A>(hidden_)),
+        z_row_(input_ + padded<A>(hidden_)) {
+    Carver carver(scratch);
+    rows_.carve(carver, shape_);
+    panels_ = carver.take<A>(groups_ * (input_ + hidden_) * kPanelWidth<A>);
+    bias_ = carver.take<A>(groups_ * kPanelWidth<A>);
+    c_ = carver.take<A>(shape_.batch * padded<A>(hidden_));
+    inputs_[0] = carver.take<A>(shape_.batch * z_row_);
+    inputs_[1] = carver.take<A>(shape_.batch * z_row_);
+    if (projects()) projected_ = carver.take<A>(shape_.batch * shape_.time * groups_ * kPanelWidth<A>);
+    bytes_ = carver.bytes();
+  }
+  std::size_t bytes() const { return bytes_; }
+
+  void run(const At& at) const {
+    rows_.fill(shape_);
+    if (const int parts = parts_of<A>(at, shape_); parts > 1) {
+      run_together(at, parts);
+    } else {
+      const std::int64_t weights = (input_ + hidden_) * kPanelWidth<A>;
+      parallel_for(at, groups_, 1, weights, [&](std::int64_t begin, std::int64_t end) {
+        for (std::int64_t g = begin; g < end; ++g) pack(g);
+      });
+      if (projects()) project({0, groups_});
+      const std::int64_t blocks = block_count(shape_.batch);
+      const std::int64_t work = shape_.time * weights * groups_ * kRowsOfTile;
+      parallel_for(at, blocks, 1, work, [&](std::int64_t begin, std::int64_t end) {
+        for (std::int64_t b = begin; b < end; ++b) run(Block(shape_.batch, b));
+      });
+    }
+    clear_padding(shape_, shape_.y_stride, hidden_, static_cast<S*>(call_.y));
+  }
+
+ private:
+  A* panel(std::int64_t group) const { return panels_ + group * (input_ + hidden_) * kPanelWidth<A>; }
+
+  void pack(std::int64_t group) const {
+    pack_gate_columns(static_cast<const S*>(call_.w_ih), hidden_, input_, group, panel(group));
+    pack_gate_columns(static_cast<const S*>(call_.w_hh), hidden_, hidden_, group,
+                      panel(group) + input_ * kPanelWidth<A>);
+    for (int q = 0; q < 4; ++q) {
+      const std::int64_t unit = group * kWidth, units = hidden_ - unit;
+      Vec<A> sum = {};
+      if (call_.b_ih) {
+        sum = load_up_to(static_cast<const S*>(call_.b_ih) + q * hidden_ + unit, units) +
+              load_up_to(static_cast<const S*>(call_.b_hh) + q * hidden_ + unit, units);
+      }
+      store(bias_ + group * kPanelWidth<A> + q * kWidth, sum);
+    }
+  }
+
+  void run(Block block) const {
+    start(block);
+    const std::int64_t steps = block.steps(shape_, rows_);
+    for (std::int64_t s = 0; s < steps; ++s) {
+      advance(block, s, {0, groups_});
+      finish(block, s + 1);
+    }
+  }
+
+  /// All threads on the one block. The states that a step was the last for are handed out during the next step, which
+  /// leaves them as they are.
+  void run_together(const At& at, int parts) const {
+    const Block block(shape_.batch, 0);
+    const std::int64_t steps = block.steps(shape_, rows_);
+    at.pool->run_steps(steps + 1, parts, [&](std::int64_t s, int part) {
+      const Units units = units_of<A>(hidden_, part, parts);
+      if (s == 0) {
+        for (std::int64_t g = units.begin; g < units.end; ++g) pack(g);
+        project(units);
+        if (part == 0) start(block);
+      } else {
+        advance(block, s - 1, units);
+        if (part == 0 && s > 1) finish(block, s - 1);
+      }
+    });
+    if (steps > 0) finish(block, steps);
+  }
+
+  A* inputs(Block block, std::int64_t s) const { return inputs_[s % 2] + block.begin * z_row_; }
+  A* c(Block block) const { return c_ + block.begin * padded<A>(hidden_); }
+
+  void start(Block block) const {
+    const std::int64_t c_row = padded<A>(hidden_);
+    for (std::int64_t j = block.begin; j < block.end; ++j) {
+      const std::int64_t b = rows_.order[j], i = j - block.begin;
+      A* to = c(block) + i * c_row;
+      std::fill(to, to + c_row, A(0));
+      if (call_.c0) copy_state<S>(call_.c0, b, to, hidden_);
+      copy_state<S>(call_.h0, b, inputs(block, 0) + i * z_row_ + input_, hidden_);
+    }
+    finish(block, 0);
+  }
+
+  /// Step s of some units. Input rows are [x | h]: one product with the packed [W_ih | W_hh]' gives the gates.
+  void advance(Block block, std::int64_t s, Units units) const {
+    const std::int64_t n = block.active(rows_, s), row = rows_.first[s] + block.begin;
+    A *now = inputs(block, s), *next = inputs(block, s + 1);
+    if (!projects())
+      for (std::int64_t i = 0; i < n; ++i) copy_row(x(row + i), now + i * z_row_, input_);
+    // The first step has no recurrent half when it starts from zeros.
+    const std::int64_t width = s == 0 && !call_.h0 ? input_ : input_ + hidden_;
+    for_tiles(n, [&](std::int64_t i, int rows) {
+      step(row + i, rows, width, units, now + i * z_row_, next + i * z_row_, c(block) + i * padded<A>(hidden_));
+    });
+  }
+
+  /// Hands out the states of the block's examples of length s.
+  void finish(Block block, std::int64_t s) const {
+    const std::int64_t end = s == 0 ? block.end - block.begin : block.active(rows_, s - 1);
+    for (std::int64_t i = block.active(rows_, s); i < end; ++i) {
+      const std::int64_t b = rows_.order[block.begin + i];
+      put_state<S>(inputs(block, s) + i * z_row_ + input_, b, call_.h_n, hidden_);
+      put_state<S>(c(block) + i * padded<A>(hidden_), b, call_.c_n, hidden_);
+    }
+  }
+
+  /// `inputs` elements of a row of `now` take part.
+  void step(std::int64_t row, int rows, std::int64_t inputs, Units units, const A* now, A* next, A* c) const {
+    alignas(64) A z[kRowsOfTile * kPanelWidth<A>];
+    const std::int64_t done = projects() ? input_ : 0;  // inputs that `from` holds already
+    Product<A> product{.a = now + done,
+                       .a_row = z_row_,
+                       .a_outer = 0,
+                       .a_inner = 1,
+                       .outer = 1,
+                       .inner = inputs - done,
+                       .b = panel(units.begin) + done * kPanelWidth<A>,
+                       .b_outer = 0,
+                       .b_inner = kPanelWidth<A>,
+                       .from = (projects() ? projected(row) : bias_) + units.begin * kPanelWidth<A>,
+                       .from_row = projects() ? projected(1) - projected(0) : 0,
+                       .c = z,
+                       .c_row = kPanelWidth<A>};
+    const ForwardCell<S> cell{.hidden = hidden_,
+                              .saved = call_.saved ? static_cast<A*>(call_.saved) + row * 6 * hidden_ : nullptr,
+                              .z = z,
+                              .c = c,
+                              .c_row = padded<A>(hidden_),
+                              .h = next + input_,
+                              .h_row = z_row_,
+                              .y = static_cast<S*>(call_.y),
+                              .y_at = rows_.y_at + row};
+    for (std::int64_t g = units.begin; g < units.end; ++g) {
+      multiply(rows, kPanelRegisters, product);
+      forward_cell(cell, g, rows);
+      product.b += (input_ + hidden_) * kPanelWidth<A>;
+      product.from += kPanelWidth<A>;
+    }
+  }
+
+  bool projects() const { return shape_.batch < kSmallBatch; }
+  A* projected(std::int64_t row) const { return projected_ + row * groups_ * kPanelWidth<A>; }
+  const S* x(std::int64_t row) const { return static_cast<const S*>(call_.x) + rows_.x_at[row]; }
+
+  /// projected = bias + x W_ih' for all rows and some units; the same chain of additions as in the tile that does both
+  /// halves.
+  void project(Units units) const {
+    A* inputs = static_cast<A*>(thread_buffer(0, static_cast<std::size_t>(kRowsOfTile * input_) * sizeof(A)));
+    for_tiles(rows_.first[shape_.time], [&](std::int64_t row, int rows) {
+      for (int r = 0; r < rows; ++r) copy_row(x(row + r), inputs + r * input_, input_);
+      for (std::int64_t g = units.begin; g < units.end; ++g)
+        multiply(rows, kPanelRegisters,
+                 Product<A>{.a = inputs,
+                            .a_row = input_,
+                            .a_outer = 0,
+                            .a_inner = 1,
+                            .outer = 1,
+                            .inner = input_,
+                            .b = panel(g),
+                            .b_outer = 0,
+                            .b_inner = kPanelWidth<A>,
+                            .from = bias_ + g * kPanelWidth<A>,
+                            .from_row = 0,
+                            .c = projected(row) + g * kPanelWidth<A>,
+                            .c_row = groups_ * kPanelWidth<A>});
+    });
+  }
+
+  const LstmForward& call_;
+  const LstmShape& shape_;
+  std::int64_t input_, hidden_, groups_, z_row_;
+  Rows rows_;
+  A* panels_;               // per group [I + H, 4 registers]
+  A* bias_;                 // per group 4 registers
+  A* c_;                    // [B, padded(H)]
+  A* inputs_[2];            // [B, I + padded(H)] of this step and of the next
+  A* projected_ = nullptr;  // per row and group 4 registers
+  std::size_t bytes_;
+};
+
+}  // namespace
+
+void run(const At& at, const LstmForward& call) {
+  visit_float(call.shape.dtype, [&]<class S>(Type<S>) { Forward<S>(call, call.scratch).run(at); });
+}
+std::size_t scratch_bytes(const LstmForward& call) {
+  return visit_float(call.shape.dtype, [&]<class S>(Type<S>) { return Forward<S>(call, nullptr).bytes(); });
+}
+
+}  // namespace adjoint::cpu
