@@ -133,22 +133,19 @@ class Heads {
     entry<At, Call>.run(at_, it);
   }
 
-  /// Queries that take no part become zeros.
+  /// What takes no part becomes zeros; `width` of q or k may be followed by a mark.
+  void arrange(ArrangeHeads it, const void* from, const std::int64_t stride[3], std::int64_t width, void* to,
+               bool marks) const {
+    it.dtype = s_.dtype, it.batch = s_.batch, it.heads = s_.heads, it.width = width;
+    it.from = from, it.to = to, it.marked = marks;
+    std::copy(stride, stride + 3, it.from_stride);
+    call(it);
+  }
   void arrange_queries(const void* from, const std::int64_t stride[3], std::int64_t width, void* to,
                        bool marks = false) const {
-    call(ArrangeHeads{.dtype = s_.dtype,
-                      .batch = s_.batch,
-                      .heads = s_.heads,
-                      .positions = s_.queries,
-                      .width = width,
-                      .lengths = s_.query_lengths,
-                      .needed = s_.key_lengths,
-                      .first = first_,
-                      .from = from,
-                      .from_stride = {stride[0], stride[1], stride[2]},
-                      .to = to,
-                      .marked = marks,
-                      .within = 1});
+    arrange(
+        {.positions = s_.queries, .lengths = s_.query_lengths, .needed = s_.key_lengths, .first = first_, .within = 1},
+        from, stride, width, to, marks);
   }
   /// The same for an array [B,H,Q,V], which is dense.
   void arrange_results(const void* from, void* to) const {
@@ -156,19 +153,7 @@ class Heads {
     arrange_queries(from, stride, row, to);
   }
   void arrange_keys(const void* from, const std::int64_t stride[3], std::int64_t width, void* to, bool marks) const {
-    call(ArrangeHeads{.dtype = s_.dtype,
-                      .batch = s_.batch,
-                      .heads = s_.heads,
-                      .positions = s_.keys,
-                      .width = width,
-                      .lengths = s_.key_lengths,
-                      .needed = nullptr,
-                      .first = 0,
-                      .from = from,
-                      .from_stride = {stride[0], stride[1], stride[2]},
-                      .to = to,
-                      .marked = marks,
-                      .beyond = kUnseen});
+    arrange({.positions = s_.keys, .lengths = s_.key_lengths, .beyond = kUnseen}, from, stride, width, to, marks);
   }
   void arrange_operands(const void* q, const void* k, const void* v) const {
     for (auto& [counts, count] : {std::pair{query_counts_, s_.queries}, std::pair{key_counts_, s_.keys}})

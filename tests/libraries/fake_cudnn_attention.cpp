@@ -47,6 +47,17 @@ struct Attention {
   const int *query_counts, *key_counts;
   const T *q, *k, *v;
 
+  Attention(const cudnnAttnStruct& a, const int* first, const int* end, const int* query_counts, const int* key_counts,
+            const void* q, const void* k, const void* v)
+      : a(a),
+        first(first),
+        end(end),
+        query_counts(query_counts),
+        key_counts(key_counts),
+        q(static_cast<const T*>(q)),
+        k(static_cast<const T*>(k)),
+        v(static_cast<const T*>(v)) {}
+
   bool well_told() const {
     for (int t = 0; t < a.queries; ++t)
       if (first[t] < 0 || first[t] >= end[t] || end[t] > a.keys) return false;
@@ -215,14 +226,7 @@ cudnnStatus_t cudnnMultiHeadAttnForward(cudnnHandle_t handle, const cudnnAttnDes
   note(training ? "forward" : "inference", *a);
   return typed(a->type, [&](auto zero) {
     using T = decltype(zero);
-    const Attention<T> it{*a,
-                          first,
-                          end,
-                          query_counts,
-                          key_counts,
-                          static_cast<const T*>(q),
-                          static_cast<const T*>(k),
-                          static_cast<const T*>(v)};
+    const Attention<T> it(*a, first, end, query_counts, key_counts, q, k, v);
     queue([=] {
       if (work != nullptr) std::memset(work, 0xff, work_size);
       if (training) std::memset(reserve, 0xff, reserve_size);
@@ -250,14 +254,7 @@ cudnnStatus_t cudnnMultiHeadAttnBackwardData(cudnnHandle_t handle, const cudnnAt
   note("backward", *a);
   return typed(a->type, [&](auto zero) {
     using T = decltype(zero);
-    const Attention<T> it{*a,
-                          first,
-                          end,
-                          query_counts,
-                          key_counts,
-                          static_cast<const T*>(q),
-                          static_cast<const T*>(k),
-                          static_cast<const T*>(v)};
+    const Attention<T> it(*a, first, end, query_counts, key_counts, q, k, v);
     queue([=] {
       if (work != nullptr) std::memset(work, 0xff, work_size);
       it.backward(static_cast<const T*>(dout), static_cast<T*>(dq), static_cast<T*>(dk), static_cast<T*>(dv), reserve);
