@@ -12,8 +12,9 @@
 
 namespace adjoint::app {
 
-/// Applies --threads, --gemm-backend, --lstm-backend and --attention-backend and returns the device of --device; auto is
-/// the first GPU that works, else the CPU. Throws E-GPU-001 for --device cuda without one, E-GPU-009 for a library that is not there.
+/// Applies --threads, --gemm-backend, --lstm-backend and --attention-backend and returns the device of --device; auto
+/// is the first GPU that works, else the CPU. Throws E-GPU-001 for --device cuda without one, E-GPU-009 for a library
+/// that is not there.
 Device device_of(const Settings& settings);
 /// "on cuda:0 (NVIDIA H200), matrix products by cuBLASLt 13.1.0", "on cpu", or why auto came to be the CPU in a program
 /// that could use a GPU.

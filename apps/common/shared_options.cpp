@@ -6,6 +6,7 @@
 #include <stdexcept>
 
 #include "engine/gpu.h"
+#include "engine/launch.h"
 
 namespace adjoint::app {
 namespace {
@@ -70,7 +71,7 @@ std::vector<Option> shared_options() {
                            "who multiplies matrices on a GPU; auto: cuBLASLt where it is found"),
                     choice("lstm-backend", "own", {"own", "cudnn"}, "who runs LSTMs on a GPU"),
                     choice("attention-backend", "own", {"own", "cudnn"}, "who computes attention on a GPU"),
-                    integer("threads", 0, 0, 4096, "CPU threads, 0 for all cores")});
+                    integer("threads", 0, 0, kMostThreads, "CPU threads, 0 for all cores")});
   group("Output", {choice("progress", "auto", {"auto", "bar", "plain", "none"}, "progress on stderr").for_this_call(),
                    choice("color", "auto", {"auto", "always", "never"}, "auto respects NO_COLOR").for_this_call(),
                    flag("quiet", "print the result only").with_letter('q').for_this_call(),
