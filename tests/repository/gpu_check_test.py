@@ -149,8 +149,10 @@ echo '{"kernel": {"name": "a", "failed": "E-GPU-005"}}'
         self.assertEqual(task(record, "build", "programs brought along")["reason"], "build/bin has no contracts")
 
     def test_a_run_whose_weights_differ_fails(self):
+        # Every run has a seed of its own.
         build = self.programs_with(clickbait=f"""
-exec {BUILD}/bin/simt_clickbait "$@" --seed $$
+echo >> {self.out}/runs
+exec {BUILD}/bin/simt_clickbait "$@" --seed $(wc -l < {self.out}/runs)
 """)
         done, record = self.check("--stages", "train", build=build)
         self.assertEqual(done.returncode, 1)
