@@ -2,7 +2,7 @@
 # more registers or shared memory than cmake/cuda_budgets.txt allows. It needs a toolkit and no GPU; what it makes is the
 # backend that programs link, so what passes here is what runs.
 set(ADJOINT_CUDA AUTO CACHE STRING "Build the CUDA backend: ON, OFF, or AUTO for where there is a toolkit")
-set(ADJOINT_CUDA_ARCHITECTURES "80-real;90" CACHE STRING
+set(ADJOINT_CUDA_ARCHITECTURES "80;90-real" CACHE STRING
   "GPU architectures, as CMAKE_CUDA_ARCHITECTURES: N-real, N-virtual, or N for both; all: those of a release")
 if(ADJOINT_CUDA_ARCHITECTURES STREQUAL "all")
   # Hides the cache's value from here on, and keeps the list where scripts find it.
@@ -41,23 +41,36 @@ elseif(ADJOINT_CUDA STREQUAL AUTO)
   message(STATUS "CUDA backend: left out, no toolkit found; the kernels are checked on the CPU only")
 endif()
 
-# "80-real;120" becomes -gencode=arch=compute_80,code=sm_80 -gencode=arch=compute_120,code=[compute_120,sm_120].
+# "75-real;80;90-real;120" becomes -gencode=arch=compute_75,code=sm_75 -gencode=arch=compute_120,code=[compute_120,sm_120]
+# -gencode=arch=compute_80,code=[compute_80,sm_80,sm_90]. One translation serves all machine code from 8.0 on, since no
+# source asks for a newer architecture (docs/decisions/0007-one-ptx-from-sm-80-on.md).
 function(adjoint_gencode out architectures)
   set(flags)
+  set(from_80)
   foreach(architecture ${architectures})
     string(REGEX MATCH "^([0-9]+[a-z]?)(-real|-virtual)?$" matched "${architecture}")
     if(NOT matched)
       message(FATAL_ERROR "GPU architecture \"${architecture}\": expected N, N-real or N-virtual")
     endif()
     set(n ${CMAKE_MATCH_1})
-    if(CMAKE_MATCH_2 STREQUAL "-real")
-      list(APPEND flags -gencode=arch=compute_${n},code=sm_${n})
-    elseif(CMAKE_MATCH_2 STREQUAL "-virtual")
-      list(APPEND flags -gencode=arch=compute_${n},code=compute_${n})
+    set(kind ${CMAKE_MATCH_2})
+    set(codes compute_${n} sm_${n})
+    if(kind STREQUAL "-real")
+      set(codes sm_${n})
+    elseif(kind STREQUAL "-virtual")
+      set(codes compute_${n})
+    endif()
+    if(n STREQUAL "80" OR (kind STREQUAL "-real" AND n MATCHES "^[0-9]+$" AND n GREATER 80))
+      list(APPEND from_80 ${codes})
     else()
-      list(APPEND flags -gencode=arch=compute_${n},code=[compute_${n},sm_${n}])
+      list(JOIN codes "," codes)
+      list(APPEND flags "-gencode=arch=compute_${n},code=[${codes}]")
     endif()
   endforeach()
+  if(from_80)
+    list(JOIN from_80 "," codes)
+    list(APPEND flags "-gencode=arch=compute_80,code=[${codes}]")
+  endif()
   set(${out} ${flags} PARENT_SCOPE)
 endfunction()
 
