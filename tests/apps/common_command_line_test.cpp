@@ -9,7 +9,7 @@
 namespace adjoint::app {
 namespace {
 
-using testing::HasSubstr;
+using ::testing::HasSubstr;
 using Words = std::vector<std::string>;
 
 CommandLine program() {
@@ -151,7 +151,7 @@ TEST(OptionTable, Rejects_the_programs_own_mistakes) {
   EXPECT_THROW(Settings(table).flag("absent"), std::logic_error);
 }
 
-class Config : public testing::Test {
+class Config : public ::testing::Test {
  protected:
   Settings read(const std::string& json, Words words = {}) {
     spill(folder_.file("c.json"), json);

@@ -19,7 +19,7 @@ Settings settings_of(const std::string& device) {
 }
 
 /// A CUDA driver that says what it is told to say.
-class Driver : public testing::Test {
+class Driver : public ::testing::Test {
  protected:
   Driver() : before_(cuda::api) {
     api_.device_count = [](int* count) {

@@ -21,12 +21,12 @@ struct Ended {
   std::string out, err;
 };
 Ended run(const std::function<int()>& body) {
-  testing::internal::CaptureStdout();
-  testing::internal::CaptureStderr();
+  ::testing::internal::CaptureStdout();
+  ::testing::internal::CaptureStderr();
   char name[] = "clickbait";
   char* argv[] = {name, nullptr};
   const int code = run_program("clickbait", 1, argv, [&](int, char**) { return body(); });
-  return {code, testing::internal::GetCapturedStdout(), testing::internal::GetCapturedStderr()};
+  return {code, ::testing::internal::GetCapturedStdout(), ::testing::internal::GetCapturedStderr()};
 }
 
 TEST(RunProgram, Prints_an_error_on_stderr_and_returns_its_code) {
@@ -42,10 +42,10 @@ TEST(RunProgram, Prints_an_error_on_stderr_and_returns_its_code) {
 TEST(RunProgram, Maps_other_exceptions) {
   Ended ended = run([]() -> int { throw std::bad_alloc(); });
   EXPECT_EQ(ended.code, 5);
-  EXPECT_THAT(ended.err, testing::StartsWith("clickbait: error[E-MEM-001]: out of memory"));
+  EXPECT_THAT(ended.err, ::testing::StartsWith("clickbait: error[E-MEM-001]: out of memory"));
   ended = run([]() -> int { throw std::logic_error("boom"); });
   EXPECT_EQ(ended.code, 1);
-  EXPECT_THAT(ended.err, testing::ContainsRegex("error\\[E-BUG-001\\]: boom; this is a bug"));
+  EXPECT_THAT(ended.err, ::testing::ContainsRegex("error\\[E-BUG-001\\]: boom; this is a bug"));
   ended = run([]() -> int { throw 1; });
   EXPECT_EQ(ended.code, 1);
   ended = run([]() -> int { throw std::filesystem::filesystem_error("f", std::make_error_code(std::errc::io_error)); });
@@ -70,7 +70,7 @@ TEST(PrintResult, A_full_stdout_costs_one_warning_and_a_closed_pipe_none) {
         if (std::freopen("/dev/full", "w", stdout) == nullptr) _exit(2);
         print_twice();
       },
-      testing::ExitedWithCode(7), "^warning: stdout: No space left on device[^\n]*\n$");
+      ::testing::ExitedWithCode(7), "^warning: stdout: No space left on device[^\n]*\n$");
   EXPECT_EXIT(
       {
         ignore_write_signals();
@@ -79,7 +79,7 @@ TEST(PrintResult, A_full_stdout_costs_one_warning_and_a_closed_pipe_none) {
         close(ends[0]);
         print_twice();
       },
-      testing::ExitedWithCode(7), "^$");
+      ::testing::ExitedWithCode(7), "^$");
 }
 
 TEST(Signals, The_first_sets_a_flag_and_the_second_ends_the_process) {
@@ -93,14 +93,14 @@ TEST(Signals, The_first_sets_a_flag_and_the_second_ends_the_process) {
         raise(SIGINT);
         _exit(3);
       },
-      testing::ExitedWithCode(130), "still here");
+      ::testing::ExitedWithCode(130), "still here");
   EXPECT_EXIT(
       {
         watch_stop_signals();
         raise(SIGINT);
         raise(SIGTERM);
       },
-      testing::ExitedWithCode(143), "");
+      ::testing::ExitedWithCode(143), "");
 }
 
 const std::vector<std::string> kMetrics = {"f1", "accuracy", "loss"};
@@ -131,7 +131,7 @@ TEST(Requirement, Tells_what_was_reached) {
   const auto requirements = parse_requirements({"f1>=0.97", "loss<1", "accuracy>0"}, kMetrics);
   EXPECT_THAT(
       unmet(requirements, {{"f1", 0.9512}, {"loss", 0.5}}),
-      testing::ElementsAre("f1>=0.97 is not met: f1 is 0.9512", "accuracy>0 is not met: accuracy was not measured"));
+      ::testing::ElementsAre("f1>=0.97 is not met: f1 is 0.9512", "accuracy>0 is not met: accuracy was not measured"));
 }
 
 }  // namespace

@@ -15,7 +15,7 @@ namespace adjoint::app {
 namespace {
 
 namespace fs = std::filesystem;
-using testing::HasSubstr;
+using ::testing::HasSubstr;
 
 TEST(WriteFile, Replaces_all_or_nothing) {
   TempFolder folder;
@@ -55,7 +55,7 @@ TEST(WriteFile, A_file_size_limit_is_an_error_that_keeps_the_old_file) {
     }
     _exit(0);
   };
-  EXPECT_EXIT(write_beyond_the_limit(), testing::ExitedWithCode(4),
+  EXPECT_EXIT(write_beyond_the_limit(), ::testing::ExitedWithCode(4),
               "E-IO-005.*File too large.; need 5000 bytes, [0-9]+ free; the previous file.*kept");
   EXPECT_EQ(slurp(path), "old");
   EXPECT_EQ(std::distance(fs::directory_iterator(folder.path()), {}), 1);
@@ -94,14 +94,14 @@ TEST(OutputCheck, Sees_through_links) {
 TEST(LineFile, A_full_disk_costs_one_warning) {
   if (access("/dev/full", W_OK) != 0) GTEST_SKIP() << "no /dev/full here";
   LineFile full("/dev/full");
-  testing::internal::CaptureStderr();
+  ::testing::internal::CaptureStderr();
   EXPECT_FALSE(full.write("a"));
   EXPECT_FALSE(full.write("b"));
-  const std::string said = testing::internal::GetCapturedStderr();
-  EXPECT_THAT(said, testing::MatchesRegex("warning: /dev/full: No space left on device[^\n]*\n"));
+  const std::string said = ::testing::internal::GetCapturedStderr();
+  EXPECT_THAT(said, ::testing::MatchesRegex("warning: /dev/full: No space left on device[^\n]*\n"));
 }
 
-class RunFolderTest : public testing::Test {
+class RunFolderTest : public ::testing::Test {
  protected:
   RunFolder::Request at(const std::string& name, bool resume = false) {
     return {.program = "clickbait", .name = "lstm", .out = folder_.file(name), .resume = resume};
@@ -212,7 +212,7 @@ TEST_F(RunFolderTest, Reports_are_valid_json_whatever_they_hold) {
 TEST_F(RunFolderTest, The_log_shows_control_bytes) {
   RunFolder run(at("r"));
   run.log("headline \x1b[31m\nsecond");
-  EXPECT_THAT(slurp(run.file("train.log")), testing::MatchesRegex("[-0-9T:]+ headline .x1b.31m.x0asecond\n"));
+  EXPECT_THAT(slurp(run.file("train.log")), ::testing::MatchesRegex("[-0-9T:]+ headline .x1b.31m.x0asecond\n"));
 }
 
 }  // namespace

@@ -45,7 +45,7 @@ inline void expect_error(const std::function<void()>& call, const std::string& c
   } catch (const Error& error) {
     EXPECT_EQ(error.code(), code) << error.line();
     EXPECT_EQ(error.exit(), exit) << error.line();
-    EXPECT_THAT(error.what(), testing::ContainsRegex(pattern));
+    EXPECT_THAT(error.what(), ::testing::ContainsRegex(pattern));
     EXPECT_LE(error.line().size(), 400u);
     EXPECT_EQ(error.line().find('\n'), std::string::npos) << error.line();
     return;

@@ -49,7 +49,7 @@ class Reader {
 TEST(EventWriter, Writes_records_that_can_be_read_back) {
   TempFolder folder;
   EventWriter writer(folder.path(), [] { return 1.5; });
-  EXPECT_THAT(writer.path(), testing::ContainsRegex("/events\\.out\\.tfevents\\.0000000001\\."));
+  EXPECT_THAT(writer.path(), ::testing::ContainsRegex("/events\\.out\\.tfevents\\.0000000001\\."));
   writer.scalar("train/loss", 300, 0.5);
   Reader reader(writer.path());  // while the writer is open: records do not wait in a buffer
   std::string payload;

@@ -12,8 +12,8 @@
 namespace adjoint::app {
 namespace {
 
-using testing::HasSubstr;
-using testing::Not;
+using ::testing::HasSubstr;
+using ::testing::Not;
 
 TEST(Printable, Spells_out_what_would_steer_a_terminal) {
   EXPECT_EQ(printable("plain: naïve 日本 ✓"), "plain: naïve 日本 ✓");
@@ -48,7 +48,7 @@ TEST(Table, Aligns_columns_by_what_the_terminal_shows) {
   EXPECT_EQ(display_width("日本é"), 5);
 }
 
-class HeatMapText : public testing::Test {
+class HeatMapText : public ::testing::Test {
  protected:
   const HeatMap map_{{"b", "a</s>"}, {"a", "b"}, {0.0f, 1.0f, 0.55f, std::nanf("")}};
   Terminal terminal_;
@@ -129,7 +129,7 @@ TEST(TerminalDetection, A_terminal_has_colours_unless_told_otherwise) {
   close(controller);
 }
 
-class ProgressOutput : public testing::Test {
+class ProgressOutput : public ::testing::Test {
  protected:
   Progress make(Progress::Mode mode, Terminal terminal = {}) {
     return {mode, terminal, [this](std::string_view text) { writes_.emplace_back(text); }, [this] { return now_; }};
@@ -154,7 +154,7 @@ TEST_F(ProgressOutput, Plain_mode_writes_a_line_per_tenth_without_control_codes)
   EXPECT_EQ(writes_.size(), 10u) << all();
   EXPECT_EQ(writes_[0], " 10%  epoch 1/3  loss 0.5000  f1 0.9  2k tok/s  ETA 0:09\n");
   EXPECT_EQ(writes_[9].substr(0, 4), "100%");
-  EXPECT_THAT(all(), Not(testing::ContainsRegex("[\r\x1b]")));
+  EXPECT_THAT(all(), Not(::testing::ContainsRegex("[\r\x1b]")));
 }
 
 TEST_F(ProgressOutput, Plain_mode_writes_a_line_each_30_seconds_when_tenths_are_slow) {
@@ -231,7 +231,7 @@ TEST_F(ProgressOutput, A_message_stands_above_the_bar) {
   progress.message("saved \x1b[2J");
   progress.step(2, {});
   ASSERT_EQ(writes_.size(), 3u);
-  EXPECT_THAT(writes_[0], testing::MatchesRegex("\r *\r"));
+  EXPECT_THAT(writes_[0], ::testing::MatchesRegex("\r *\r"));
   EXPECT_EQ(writes_[1], "saved \\x1b[2J\n");
   EXPECT_EQ(writes_[2][0], '\r');
 }

@@ -14,7 +14,7 @@ namespace adjoint::app {
 namespace {
 
 /// Records what the loop asks for.
-class TrainingLoop : public testing::Test {
+class TrainingLoop : public ::testing::Test {
  protected:
   TrainingLoop() {
     setup_ = {.epochs = 3, .steps_per_epoch = 4, .log_every = 1, .watched = "f1"};
@@ -232,13 +232,13 @@ TEST_F(TrainingLoop, Results_that_come_late_change_nothing) {
     // The first three one by one, since the progress times from them; then for the log at 7, 14 … and the save at 25.
     if (late) {
       EXPECT_THAT(std::vector(device.taken.begin(), device.taken.begin() + 8),
-                  testing::ElementsAre(1, 1, 1, 4, 7, 7, 4, 3));
+                  ::testing::ElementsAre(1, 1, 1, 4, 7, 7, 4, 3));
     }
   }
   EXPECT_EQ(files[0], files[1]);
   EXPECT_EQ(events[0], events[1]);
   EXPECT_EQ(states[0], states[1]);
-  EXPECT_THAT(shown[1], testing::HasSubstr("100%  epoch 3/3  loss 0.0083"));
+  EXPECT_THAT(shown[1], ::testing::HasSubstr("100%  epoch 3/3  loss 0.0083"));
 }
 
 TEST_F(TrainingLoop, Late_results_are_asked_for_ten_times_a_second_and_before_too_many_are_out) {
@@ -249,11 +249,11 @@ TEST_F(TrainingLoop, Late_results_are_asked_for_ten_times_a_second_and_before_to
   observers_.clock = [&] { return now_ * a_step; };
   run();
   // A step adds 0.03 s, so the fourth after the last result is past 0.1 s.
-  EXPECT_THAT(std::vector(device.taken.begin(), device.taken.begin() + 5), testing::ElementsAre(1, 1, 1, 4, 4));
+  EXPECT_THAT(std::vector(device.taken.begin(), device.taken.begin() + 5), ::testing::ElementsAre(1, 1, 1, 4, 4));
   device.taken.clear();
   observers_.clock = [] { return 0.0; };
   run();
-  EXPECT_THAT(device.taken, testing::ElementsAre(1, 1, 1, kMostOutstanding, kMostOutstanding, kMostOutstanding, 5));
+  EXPECT_THAT(device.taken, ::testing::ElementsAre(1, 1, 1, kMostOutstanding, kMostOutstanding, kMostOutstanding, 5));
 }
 
 TEST_F(TrainingLoop, A_late_loss_that_is_not_finite_names_its_own_step_and_nothing_is_saved_after_it) {
@@ -288,7 +288,7 @@ TEST_F(TrainingLoop, Requirements_are_checked_against_the_best_evaluation) {
   setup_.requirements = parse_requirements({"f1>0.7"}, {"f1"});
   const LoopResult result = run();
   EXPECT_EQ(result.exit_code(), 8);
-  EXPECT_THAT(result.unmet, testing::ElementsAre("f1>0.7 is not met: f1 is 0.7"));
+  EXPECT_THAT(result.unmet, ::testing::ElementsAre("f1>0.7 is not met: f1 is 0.7"));
 }
 
 TEST_F(TrainingLoop, The_learning_rate_is_asked_for_each_step_and_logged) {
@@ -312,7 +312,7 @@ TEST_F(TrainingLoop, Progress_shows_loss_metric_and_tokens) {
       Progress::Mode::plain, {}, [&](std::string_view text) { shown += text; }, [this] { return now_; });
   observers_.progress = &progress;
   run();
-  EXPECT_THAT(shown, testing::HasSubstr("100%  epoch 3/3  loss 0.0833  f1 0.7000  10 tok/s  ETA 0:00\n"));
+  EXPECT_THAT(shown, ::testing::HasSubstr("100%  epoch 3/3  loss 0.0833  f1 0.7000  10 tok/s  ETA 0:00\n"));
 }
 
 TEST(LoopState, Loses_nothing_and_notices_each_missing_field) {

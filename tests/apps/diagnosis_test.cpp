@@ -59,7 +59,7 @@ struct Machine {
 
 SelfTest passes(Device) { return {true, "as it should be"}; }
 
-class Doctor : public testing::ProgramTest {
+class Doctor : public adjoint::testing::ProgramTest {
  protected:
   Doctor() : ProgramTest("adjoint") {}
 

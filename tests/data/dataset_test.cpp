@@ -15,7 +15,7 @@ namespace {
 
 using Strings = std::vector<std::string>;
 
-class Table : public testing::Test {
+class Table : public ::testing::Test {
  protected:
   Dataset read(const std::string& bytes, const DatasetOptions& options = {}, const std::string& name = "t.csv") {
     return read_dataset(folder_.write(name, bytes), options);

@@ -11,7 +11,7 @@
 namespace adjoint::data {
 namespace {
 
-class GloVe : public testing::Test {
+class GloVe : public ::testing::Test {
  protected:
   WordVectors read(const std::string& bytes, int64_t width = 0) {
     return read_word_vectors(folder_.write("glove.txt", bytes), vocabulary_, width);

@@ -82,7 +82,7 @@ int main(int argc, char** argv) {
     std::fprintf(stderr, "%s: unknown option; expected GoogleTest's own\n", argv[1]);
     return 2;
   }
-  GpuApi* const api = ADJOINT_KERNELS_ON::api;
+  GpuApi* const api = simt::api != nullptr ? simt::api : cuda::api;
   int count = 0;
   GpuProperties properties{};
   int status = api->device_count(&count);

@@ -11,7 +11,7 @@
 namespace adjoint::testing {
 namespace {
 
-constexpr int kOutOfMemory = 2;  // cudaErrorMemoryAllocation
+constexpr int kNoMemory = 2;  // cudaErrorMemoryAllocation
 
 struct State {
   const GpuApi* real = nullptr;
@@ -43,7 +43,7 @@ bool fails(const char* call) {
 
 int allocate(void** data, std::size_t bytes, void* stream) {
   if (fails("allocate")) return state.status;
-  if (state.memory != 0 && state.in_use + bytes > state.memory) return kOutOfMemory;
+  if (state.memory != 0 && state.in_use + bytes > state.memory) return kNoMemory;
   const int status = state.real->allocate(data, bytes, stream);
   if (status == 0) {
     state.blocks[*data] = bytes;

@@ -22,7 +22,7 @@
 namespace adjoint {
 namespace {
 
-using testing::ContainsRegex;
+using ::testing::ContainsRegex;
 
 // Which call to fail, and the calls seen so far; plain globals, since the table holds plain functions.
 struct Fault {
@@ -84,7 +84,7 @@ int open_files() {
   return count;
 }
 
-class Save : public testing::Test {
+class Save : public ::testing::Test {
  protected:
   Save() : data_(600'000, std::byte{7}) {  // more than one write
     const std::span<const std::byte> all(data_);
@@ -105,8 +105,8 @@ TEST_F(Save, Orders_its_calls_so_that_a_power_failure_leaves_the_old_or_the_new_
   run();
   std::vector<std::string> order;
   std::ranges::unique_copy(fault.log, std::back_inserter(order));
-  EXPECT_THAT(order, testing::ElementsAre("openat", "write", "fchmod", "fsync", "close", "linkat", "renameat", "fsync",
-                                          "unlinkat", "close"));
+  EXPECT_THAT(order, ::testing::ElementsAre("openat", "write", "fchmod", "fsync", "close", "linkat", "renameat",
+                                            "fsync", "unlinkat", "close"));
   EXPECT_GE(fault.seen["write"], 2);
 }
 
@@ -137,7 +137,7 @@ TEST_F(Save, Keeps_the_previous_file_and_leaves_nothing_else_whichever_call_fail
             code = error.code();
             EXPECT_EQ(error.exit(), Exit::io);
             EXPECT_EQ(code, reason == EROFS ? "E-IO-002" : "E-IO-005");
-            EXPECT_THAT(error.what(), testing::HasSubstr(strerror(reason)));
+            EXPECT_THAT(error.what(), ::testing::HasSubstr(strerror(reason)));
             EXPECT_LE(error.line().size(), 400u) << error.what();
             if (reason != EROFS) {
               EXPECT_THAT(error.what(), ContainsRegex("need [0-9]+ bytes, [0-9]+ free.*previous checkpoint.*kept"));
@@ -156,7 +156,7 @@ TEST_F(Save, Keeps_the_previous_file_and_leaves_nothing_else_whichever_call_fail
           const bool second_link_stays = call == "unlinkat" && reason != EINTR;
           EXPECT_EQ(directory_.entries(), (code == "none" || has_previous ? 1u : 0u) + (second_link_stays ? 1u : 0u));
           for (const std::string& name : remove_stale_temporaries(directory_.path())) {
-            EXPECT_THAT(name, testing::StartsWith(".adjoint-old-"));
+            EXPECT_THAT(name, ::testing::StartsWith(".adjoint-old-"));
           }
         }
       }
@@ -318,9 +318,9 @@ TEST(AtomicFile, Removes_what_a_killed_process_left) {
     test::save(directory.file(name), "x");
   }
   EXPECT_THAT(remove_stale_temporaries(directory.path()),
-              testing::ElementsAre(".adjoint-old-17-4", ".adjoint-tmp-17-3"));
+              ::testing::ElementsAre(".adjoint-old-17-4", ".adjoint-tmp-17-3"));
   EXPECT_EQ(directory.entries(), 2u);
-  EXPECT_THAT(remove_stale_temporaries(directory.file("absent")), testing::IsEmpty());
+  EXPECT_THAT(remove_stale_temporaries(directory.file("absent")), ::testing::IsEmpty());
 }
 
 TEST(SafetensorsFile, Reports_each_failing_call_of_a_load) {
@@ -351,7 +351,7 @@ TEST(SafetensorsFile, Reports_each_failing_call_of_a_load) {
       } catch (const Error& error) {
         EXPECT_EQ(error.code(), call == "pread" ? "E-IO-004" : "E-IO-001");
         EXPECT_EQ(error.exit(), Exit::io);
-        EXPECT_THAT(error.what(), testing::HasSubstr("Input/output error"));
+        EXPECT_THAT(error.what(), ::testing::HasSubstr("Input/output error"));
       }
     }
   }

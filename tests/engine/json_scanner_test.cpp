@@ -63,7 +63,7 @@ TEST(JsonScanner, Agrees_with_the_library_on_every_short_text) {
       text.push_back(c);
       self(self, length - 1);
       text.pop_back();
-      if (testing::Test::HasFatalFailure()) return;
+      if (::testing::Test::HasFatalFailure()) return;
     }
   };
   visit(visit, 4);

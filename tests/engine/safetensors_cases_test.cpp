@@ -15,7 +15,7 @@ using test::image;
 using test::image_with_checksum;
 using test::image_with_metadata;
 using test::w;
-using testing::ContainsRegex;
+using ::testing::ContainsRegex;
 
 struct Rejected {
   const char* name;
@@ -348,7 +348,7 @@ TEST(SafetensorsReader, Rejects_each_handcrafted_file_with_its_code_and_reason) 
         EXPECT_EQ(error.code(), c.code) << error.what();
         EXPECT_EQ(error.exit(), Exit::data);
         EXPECT_THAT(error.what(), ContainsRegex(c.pattern));
-        EXPECT_THAT(error.what(), testing::StartsWith(path + ": ")) << "the message must name the file";
+        EXPECT_THAT(error.what(), ::testing::StartsWith(path + ": ")) << "the message must name the file";
         EXPECT_LE(error.line().size(), 400u) << error.what();
         EXPECT_EQ(std::string_view(error.what()).find_first_of("\n\r\x1b"), std::string_view::npos);
       }
@@ -369,9 +369,9 @@ TEST(SafetensorsReader, Accepts_what_the_format_allows_and_notes_what_is_odd) {
       EXPECT_EQ(file.size(), c.bytes.size());
       EXPECT_EQ(file.header().has_checksums, c.note == nullptr);
       if (c.note) {
-        EXPECT_THAT(file.header().notes, testing::Contains(ContainsRegex(c.note)));
+        EXPECT_THAT(file.header().notes, ::testing::Contains(ContainsRegex(c.note)));
       } else {
-        EXPECT_THAT(file.header().notes, testing::IsEmpty());
+        EXPECT_THAT(file.header().notes, ::testing::IsEmpty());
       }
       file.verify_checksums();
     } catch (const Error& error) {

@@ -22,7 +22,7 @@ namespace adjoint::test {
 class TemporaryDirectory {
  public:
   TemporaryDirectory() {
-    std::string pattern = testing::TempDir() + "adjoint-XXXXXX";
+    std::string pattern = ::testing::TempDir() + "adjoint-XXXXXX";
     path_ = mkdtemp(pattern.data());
   }
   ~TemporaryDirectory() {

@@ -17,7 +17,7 @@ namespace {
 using test::entry;
 using test::image;
 using test::w;
-using testing::ContainsRegex;
+using ::testing::ContainsRegex;
 
 TEST(SafetensorsReader, Knows_every_type_of_the_format) {
   const std::pair<const char*, int> rows[] = {

@@ -16,7 +16,7 @@
 namespace adjoint {
 namespace {
 
-using testing::ContainsRegex;
+using ::testing::ContainsRegex;
 using Metadata = std::map<std::string, std::string>;
 
 std::vector<std::byte> random_bytes(std::size_t count, unsigned seed) {
@@ -143,7 +143,7 @@ TEST(SafetensorsWriter, Writes_what_the_reader_reads_back) {
   SafetensorsFile opened(path);
   const SafetensorsFile file = std::move(opened);
   EXPECT_TRUE(file.header().has_checksums);
-  EXPECT_THAT(file.header().notes, testing::IsEmpty());
+  EXPECT_THAT(file.header().notes, ::testing::IsEmpty());
   EXPECT_EQ(buffer_begin(test::load(path)) % 8, 0u);
   for (const auto& [key, value] : metadata) EXPECT_EQ(file.header().metadata.at(key), value);
   EXPECT_EQ(file.header().metadata.at("adjoint.version"), "1");
@@ -226,7 +226,7 @@ TEST(SafetensorsWriter, Needs_a_directory_it_can_write) {
 }
 
 // The exhaustive part: files as the project saves them.
-class SavedFile : public testing::Test {
+class SavedFile : public ::testing::Test {
  protected:
   // Two tensors and metadata, so that the header has every kind of byte; `payload` bytes in all.
   void save(std::size_t payload) {
@@ -297,7 +297,7 @@ TEST_F(SavedFile, Names_the_damaged_tensor_and_the_way_out) {
         EXPECT_EQ(error.code(), "E-CKPT-014");
         EXPECT_EQ(error.exit(), Exit::data);
         EXPECT_THAT(error.what(), ContainsRegex("\"w\".*checksum.*newest intact checkpoint"));
-        EXPECT_THAT(error.what(), testing::EndsWith(hint));
+        EXPECT_THAT(error.what(), ::testing::EndsWith(hint));
       }
       EXPECT_NE(file.checksum(w), w.checksum);
       EXPECT_EQ(file.checksum(*file.find("b")), file.find("b")->checksum);

@@ -14,55 +14,57 @@
 
 #include "kernels/base/dtype.h"
 #include "kernels/base/view.h"
-#ifdef ADJOINT_KERNELS_ON
+#ifdef ADJOINT_KERNELS_ON_GPU
 #include "kernels/base/backend.h"
 #include "kernels/base/gpu_api.h"
+#include "tests/support/by_library.h"
 #else
 #include "kernels/cpu/thread_pool.h"
 #endif
 
-// The tests of the contracts run on the CPU's kernels, and once more, with ADJOINT_KERNELS_ON=simt or cuda, on the
-// GPU's, in the executor or on a device: each file calls run(at(), call) and scratch_bytes(at(), call). What a call
-// points to comes from operator new, which tests/device/contract_main.cpp makes memory that a device reads; nothing
-// lies on the stack.
-#ifdef ADJOINT_KERNELS_ON
-namespace adjoint::ADJOINT_KERNELS_ON {
-/// With the library that may do the call, where the tests are built for that.
+namespace adjoint::testing {
+
+// The tests of the contracts run on the CPU's kernels, and once more, with ADJOINT_KERNELS_ON_GPU, on the GPU's: each
+// file calls run(at(), call) and scratch_bytes(at(), call). What a call points to comes from operator new, which
+// tests/device/contract_main.cpp makes memory that a device reads; nothing lies on the stack.
+#ifdef ADJOINT_KERNELS_ON_GPU
+/// The backend of this program: the executor where it has one, else CUDA.
+struct At {};
+constexpr std::size_t kMargin = 64;  // arrays are aligned, as device memory is
+
+/// Calls f with the backend's own At.
+template <class F>
+auto with_backend(F&& f) {
+  return simt::api != nullptr ? f(simt::At{}) : f(cuda::At{});
+}
+inline GpuApi* gpu_api() { return simt::api != nullptr ? simt::api : cuda::api; }
+
+/// With the library that may do the call, where the program has one.
 template <class Call>
 Call placed(Call call) {
-#ifdef ADJOINT_BY_LIBRARY
-  if constexpr (requires { call.shape.by_library; }) call.shape.by_library = true;
-#endif
+  if constexpr (requires { call.shape.by_library; }) call.shape.by_library = by_library;
   return call;
+}
+template <class Call>
+std::size_t scratch_bytes(At, const Call& call) {
+  return with_backend([call = placed(call)](auto at) { return entry_of<decltype(at)>(call).scratch_bytes(at, call); });
 }
 /// Waits for the call. With scratch of its own if the call has none: on the CPU some calls need none.
 template <class Call>
-void run(const At& at, Call call) {
+void run(At at, Call call) {
   call = placed(call);
   std::vector<unsigned char> scratch;
   if constexpr (requires { call.scratch; }) {
     if (call.scratch == nullptr) {
-      scratch.assign(entry_of<At>(call).scratch_bytes(at, call) + 1, 0xA5);
+      scratch.assign(scratch_bytes(at, call) + 1, 0xA5);
       call.scratch = scratch.data();
     }
   }
-  entry_of<At>(call).run(at, call);
-  const int status = api->synchronize(at.stream);
-  EXPECT_EQ(status, 0) << api->error_name(status) << ": " << api->error_text(status);
+  with_backend([&](auto place) { entry_of<decltype(place)>(call).run(place, call); });
+  const int status = gpu_api()->synchronize(nullptr);
+  EXPECT_EQ(status, 0) << gpu_api()->error_name(status) << ": " << gpu_api()->error_text(status);
   EXPECT_TRUE(scratch.empty() || scratch.back() == 0xA5) << "wrote past the scratch it asked for";
 }
-template <class Call>
-std::size_t scratch_bytes(const At& at, const Call& call) {
-  return entry_of<At>(placed(call)).scratch_bytes(at, placed(call));
-}
-}  // namespace adjoint::ADJOINT_KERNELS_ON
-#endif
-
-namespace adjoint::testing {
-
-#ifdef ADJOINT_KERNELS_ON
-using ADJOINT_KERNELS_ON::At;
-constexpr std::size_t kMargin = 64;  // arrays are aligned, as device memory is
 #else
 using cpu::At;
 constexpr std::size_t kMargin = 67;
@@ -218,7 +220,7 @@ inline ::testing::AssertionResult close(double value, double expected, double re
 
 /// Pools of 1, 2, 3, 4 and 8 threads that work as if each had a core; on a GPU nothing depends on it.
 inline const At& at([[maybe_unused]] int threads = 1) {
-#ifdef ADJOINT_KERNELS_ON
+#ifdef ADJOINT_KERNELS_ON_GPU
   static const At place{};
   return place;
 #else

@@ -10,13 +10,13 @@ using namespace adjoint::testing;
 
 constexpr std::int32_t kIgnore = -100;
 
-struct Problem {
+struct CrossEntropyProblem {
   DType dtype, inner;
   std::int64_t rows, classes;
   Array x, loss, log_sum_exp, count, dloss;
   std::vector<std::int32_t> targets;
 
-  Problem(DType t, std::int64_t rows_, std::int64_t classes_)
+  CrossEntropyProblem(DType t, std::int64_t rows_, std::int64_t classes_)
       : dtype(t),
         inner(accumulator_of(t)),
         rows(rows_),
@@ -85,7 +85,7 @@ struct Problem {
   }
 };
 
-void check(Problem& p) {
+void check(CrossEntropyProblem& p) {
   p.forward(at());
   const double eps = epsilon(p.inner);
   EXPECT_TRUE(close(p.loss[0], p.exact_loss(), 64 * eps, 64 * eps));
@@ -118,7 +118,7 @@ TEST(CrossEntropy, Is_the_definition_for_any_number_of_rows_and_classes) {
     for (std::int64_t classes : {1, 2, 7, 15, 16, 17, 31, 32, 33, 127, 128, 129, 1023, 2049}) {
       for (std::int64_t rows : {0, 1, 3, 4, 6, 21, 40}) {
         SCOPED_TRACE(std::string(name(dtype)) + " [" + std::to_string(rows) + ", " + std::to_string(classes) + "]");
-        Problem p(dtype, rows, classes);
+        CrossEntropyProblem p(dtype, rows, classes);
         ASSERT_NO_FATAL_FAILURE(check(p));
       }
     }
@@ -129,7 +129,7 @@ TEST(CrossEntropy, Gradient_may_be_written_over_the_logits) {
   for (DType dtype : kFloats) {
     for (std::int64_t classes : {7, 33, 150, 1501}) {
       SCOPED_TRACE(std::string(name(dtype)) + " " + std::to_string(classes));
-      Problem p(dtype, 9, classes);
+      CrossEntropyProblem p(dtype, 9, classes);
       for (std::int64_t c = 0; c < classes; ++c) p.x.put(3 * classes + c, p.x[3 * classes + c] + 40);  // summed again
       p.forward(at());
       Array apart(dtype, {9, classes});
@@ -143,12 +143,12 @@ TEST(CrossEntropy, Gradient_may_be_written_over_the_logits) {
 TEST(CrossEntropy, Stays_exact_for_rows_far_from_zero) {
   for (DType dtype : kFloats) {
     for (double offset : {-1e4, 1e4, 1e30, -1e38, 1e38}) {
-      Problem p(dtype, 9, 20);
+      CrossEntropyProblem p(dtype, 9, 20);
       for (std::int64_t i = 0; i < p.x.count(); ++i) p.x.put(i, offset + (std::fabs(offset) < 1e5 ? p.x[i] : 0));
       SCOPED_TRACE(std::string(name(dtype)) + " offset " + std::to_string(offset));
       ASSERT_NO_FATAL_FAILURE(check(p));
     }
-    Problem p(dtype, 4, 20);  // both ends of the range in a row
+    CrossEntropyProblem p(dtype, 4, 20);  // both ends of the range in a row
     for (std::int64_t r = 0; r < 4; ++r) {
       p.x.put(r * 20 + 3, 1e38);
       p.x.put(r * 20 + 4, -1e38);
@@ -160,7 +160,7 @@ TEST(CrossEntropy, Stays_exact_for_rows_far_from_zero) {
 
 TEST(CrossEntropy, Masked_classes_have_no_probability_and_a_masked_target_an_infinite_loss) {
   for (DType dtype : kFloats) {
-    Problem p(dtype, 3, 9);
+    CrossEntropyProblem p(dtype, 3, 9);
     p.targets = {1, 2, kIgnore};
     for (std::int64_t r = 0; r < 3; ++r)
       for (std::int64_t c = 5; c < 9; ++c) p.x.put(r * 9 + c, -kInf);
@@ -177,7 +177,7 @@ TEST(CrossEntropy, Masked_classes_have_no_probability_and_a_masked_target_an_inf
 
 TEST(CrossEntropy, A_row_of_only_minus_infinity_has_an_infinite_loss_and_a_finite_gradient) {
   for (DType dtype : kFloats) {
-    Problem p(dtype, 2, 9);
+    CrossEntropyProblem p(dtype, 2, 9);
     p.targets = {1, 2};
     for (std::int64_t c = 0; c < 9; ++c) p.x.put(9 + c, -kInf);
     p.forward(at());
@@ -191,7 +191,7 @@ TEST(CrossEntropy, A_row_of_only_minus_infinity_has_an_infinite_loss_and_a_finit
 
 TEST(CrossEntropy, Nan_reaches_the_loss_and_the_gradient_of_its_row) {
   for (DType dtype : kFloats) {
-    Problem p(dtype, 3, 20);
+    CrossEntropyProblem p(dtype, 3, 20);
     p.x.put(20 + 19, kNan);
     p.forward(at());
     EXPECT_TRUE(std::isnan(p.loss[0]));
@@ -202,7 +202,7 @@ TEST(CrossEntropy, Nan_reaches_the_loss_and_the_gradient_of_its_row) {
 }
 
 TEST(CrossEntropy, No_counted_row_gives_a_loss_of_zero_and_no_gradient) {
-  Problem p(DType::f32, 3, 7);
+  CrossEntropyProblem p(DType::f32, 3, 7);
   p.targets.assign(3, kIgnore);
   for (std::int64_t i = 0; i < 21; ++i) p.x.put(i, kNan);
   p.forward(at());
@@ -212,10 +212,10 @@ TEST(CrossEntropy, No_counted_row_gives_a_loss_of_zero_and_no_gradient) {
   for (std::int64_t i = 0; i < 21; ++i) EXPECT_EQ(dx[i], 0.0);
 }
 
-#ifdef ADJOINT_KERNELS_ON
+#ifdef ADJOINT_KERNELS_ON_GPU
 TEST(CrossEntropy, Of_a_bad_target_is_not_a_number) {  // a GPU cannot stop at it, and must not read out of range
   for (const std::int32_t bad : {7, -1}) {
-    Problem p(DType::f32, 6, 7);
+    CrossEntropyProblem p(DType::f32, 6, 7);
     p.targets[3] = bad;
     p.forward(at());
     EXPECT_TRUE(std::isnan(p.loss[0]));
@@ -224,7 +224,7 @@ TEST(CrossEntropy, Of_a_bad_target_is_not_a_number) {  // a GPU cannot stop at i
 #else
 TEST(CrossEntropy, Names_the_row_of_a_bad_target_and_writes_nothing) {
   for (const std::int32_t bad : {7, -1}) {
-    Problem p(DType::f32, 6, 7);
+    CrossEntropyProblem p(DType::f32, 6, 7);
     p.targets[3] = bad;
     const Array loss = p.loss, saved = p.log_sum_exp;
     try {
@@ -244,12 +244,12 @@ TEST(CrossEntropy, Names_the_row_of_a_bad_target_and_writes_nothing) {
 TEST(CrossEntropy, A_row_has_the_same_bits_wherever_it_lies_and_for_any_number_of_threads) {
   for (DType dtype : kFloats) {
     for (std::int64_t classes : {7, 150}) {
-      Problem one(dtype, 1501, classes);
+      CrossEntropyProblem one(dtype, 1501, classes);
       one.forward(at(1));
       Array dx(dtype, {1501, classes});
       one.backward(at(1), dx, false);
       for (int threads : {2, 4}) {
-        Problem many(dtype, 1501, classes);
+        CrossEntropyProblem many(dtype, 1501, classes);
         many.forward(at(threads));
         Array other(dtype, {1501, classes});
         many.backward(at(threads), other, false);
@@ -257,7 +257,7 @@ TEST(CrossEntropy, A_row_has_the_same_bits_wherever_it_lies_and_for_any_number_o
         EXPECT_TRUE(other.same_bytes(dx));
       }
       for (std::int64_t row : {0, 2, 1500}) {
-        Problem alone(dtype, 1, classes);
+        CrossEntropyProblem alone(dtype, 1, classes);
         for (std::int64_t c = 0; c < classes; ++c) alone.x.put(c, one.x[row * classes + c]);
         alone.targets = {one.target(row)};
         alone.forward(at());

@@ -11,13 +11,14 @@ constexpr double kEps = 1e-5;
 
 constexpr std::int64_t kWidths[] = {1, 31, 32, 33, 127, 128, 129, 1000, 1023};
 
-struct Problem {
+struct LayerNormProblem {
   DType dtype, inner;
   std::int64_t rows, width;
   bool residual, affine;
   Array x, r, gamma, beta, sum, y, mean, rstd;
 
-  Problem(DType t, std::int64_t rows_, std::int64_t width_, bool with_residual, bool with_affine, double offset = 0.5)
+  LayerNormProblem(DType t, std::int64_t rows_, std::int64_t width_, bool with_residual, bool with_affine,
+                   double offset = 0.5)
       : dtype(t),
         inner(accumulator_of(t)),
         rows(rows_),
@@ -68,7 +69,7 @@ TEST(LayerNorm, Forward_is_the_definition) {
     for (std::int64_t width : kWidths) {
       for (std::int64_t rows : {0, 1, 3, 4, 9}) {
         for (int options = 0; options < 4; ++options) {
-          Problem p(dtype, rows, width, (options & 1) != 0, (options & 2) != 0);
+          LayerNormProblem p(dtype, rows, width, (options & 1) != 0, (options & 2) != 0);
           SCOPED_TRACE(std::string(name(dtype)) + " width " + std::to_string(width) + " options " +
                        std::to_string(options));
           p.forward(at());
@@ -95,14 +96,14 @@ TEST(LayerNorm, Forward_is_the_definition) {
 }
 
 TEST(LayerNorm, Keeps_the_variance_of_values_far_from_zero) {
-  Problem p(DType::f32, 3, 200, false, false, 10000.0);  // E[x^2] - E[x]^2 would lose every digit of it
+  LayerNormProblem p(DType::f32, 3, 200, false, false, 10000.0);  // E[x^2] - E[x]^2 would lose every digit of it
   p.forward(at());
   for (std::int64_t row = 0; row < 3; ++row)
     EXPECT_TRUE(close(p.rstd[row], p.exact_rstd(row), 1e-4, 0)) << p.exact_rstd(row);
 }
 
 TEST(LayerNorm, Equal_values_give_beta) {
-  Problem p(DType::f32, 2, 33, false, true);
+  LayerNormProblem p(DType::f32, 2, 33, false, true);
   for (std::int64_t i = 0; i < 66; ++i) p.x.put(i, 3.0);
   p.forward(at());
   for (std::int64_t i = 0; i < 66; ++i) EXPECT_TRUE(close(p.y[i], p.beta[i % 33], 0, 1e-4));
@@ -117,7 +118,7 @@ struct Gradients {
         dbeta(Array(dtype, {width}).random(14, -1, 1)) {}
 };
 
-void backward(const At& place, Problem& p, Array& dy, Array* dsum, Gradients& g, bool accumulate, int wanted) {
+void backward(const At& place, LayerNormProblem& p, Array& dy, Array* dsum, Gradients& g, bool accumulate, int wanted) {
   LayerNormBackward call{.dtype = p.dtype,
                          .rows = p.rows,
                          .width = p.width,
@@ -143,7 +144,7 @@ TEST(LayerNorm, Backward_is_the_definition) {
       for (std::int64_t rows : {0, 1, 5, 70}) {
         for (int options = 0; options < 16; ++options) {
           if (rows * width > 4000 && options % 5 != 0) continue;  // each on and off, in four of the sixteen
-          Problem p(dtype, rows, width, (options & 1) != 0, (options & 2) != 0);
+          LayerNormProblem p(dtype, rows, width, (options & 1) != 0, (options & 2) != 0);
           const bool accumulate = (options & 4) != 0, with_dsum = (options & 8) != 0;
           SCOPED_TRACE(std::string(name(dtype)) + " [" + std::to_string(rows) + ", " + std::to_string(width) +
                        "] options " + std::to_string(options));
@@ -190,7 +191,7 @@ TEST(LayerNorm, Backward_is_the_definition) {
 
 TEST(LayerNorm, Backward_writes_only_the_gradients_that_are_wanted) {
   for (int wanted = 0; wanted < 16; ++wanted) {
-    Problem p(DType::f32, 9, 40, true, true);
+    LayerNormProblem p(DType::f32, 9, 40, true, true);
     p.forward(at());
     Array dy = Array(DType::f32, {9, 40}).random(6, -1, 1);
     Gradients all(DType::f32, 9, 40), some(DType::f32, 9, 40);
@@ -207,13 +208,13 @@ TEST(LayerNorm, Backward_writes_only_the_gradients_that_are_wanted) {
 TEST(LayerNorm, A_row_has_the_same_bits_wherever_it_lies_and_for_any_number_of_threads) {
   for (DType dtype : kFloats) {
     constexpr std::int64_t kRows = 301, kWidth = 130;
-    Problem p(dtype, kRows, kWidth, true, true);
+    LayerNormProblem p(dtype, kRows, kWidth, true, true);
     p.forward(at(1));
     Array dy = Array(dtype, {kRows, kWidth}).random(6, -1, 1);
     Gradients one(dtype, kRows, kWidth);
     backward(at(1), p, dy, nullptr, one, true, 15);
     for (int threads : {2, 4}) {
-      Problem q(dtype, kRows, kWidth, true, true);
+      LayerNormProblem q(dtype, kRows, kWidth, true, true);
       q.forward(at(threads));
       EXPECT_TRUE(q.y.same_bytes(p.y) && q.mean.same_bytes(p.mean) && q.rstd.same_bytes(p.rstd));
       Gradients many(dtype, kRows, kWidth);
@@ -221,7 +222,7 @@ TEST(LayerNorm, A_row_has_the_same_bits_wherever_it_lies_and_for_any_number_of_t
       EXPECT_TRUE(many.dx.same_bytes(one.dx) && many.dgamma.same_bytes(one.dgamma) && many.dbeta.same_bytes(one.dbeta));
     }
     for (std::int64_t row : {0, 3, 300}) {
-      Problem alone(dtype, 1, kWidth, true, true);
+      LayerNormProblem alone(dtype, 1, kWidth, true, true);
       const std::size_t bytes = kWidth * size_of(dtype);
       const auto offset = static_cast<std::size_t>(row) * bytes;
       std::memcpy(alone.x.data(), static_cast<char*>(p.x.data()) + offset, bytes);
@@ -233,7 +234,7 @@ TEST(LayerNorm, A_row_has_the_same_bits_wherever_it_lies_and_for_any_number_of_t
 }
 
 TEST(LayerNorm, Nan_spoils_its_own_row_only) {
-  Problem p(DType::f32, 6, 40, false, true);
+  LayerNormProblem p(DType::f32, 6, 40, false, true);
   p.x.put(2 * 40 + 39, kNan);
   p.forward(at());
   for (std::int64_t i = 0; i < p.y.count(); ++i) ASSERT_EQ(std::isnan(p.y[i]), i / 40 == 2) << i;

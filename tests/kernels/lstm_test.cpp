@@ -242,7 +242,7 @@ TYPED_TEST(Lstm, Gives_the_same_bits_for_any_number_of_threads) {
   }
 }
 
-#ifndef ADJOINT_KERNELS_ON
+#ifndef ADJOINT_KERNELS_ON_GPU
 /// Of whole registers and not, with and without states: a small batch of many units, whose steps threads share.
 TYPED_TEST(Lstm, Gives_the_same_bits_when_threads_share_its_steps) {
   using S = TypeParam;

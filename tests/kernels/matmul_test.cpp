@@ -16,8 +16,8 @@ namespace adjoint {
 namespace {
 
 template <class T>
-class MatmulOf : public testing::Test {};
-using Floats = testing::Types<double, float, bf16>;
+class MatmulOf : public ::testing::Test {};
+using Floats = ::testing::Types<double, float, bf16>;
 TYPED_TEST_SUITE(MatmulOf, Floats);
 
 template <class T>

@@ -17,11 +17,11 @@ namespace {
 constexpr float kInf = std::numeric_limits<float>::infinity();
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 
-/// Every 1021st bit pattern (a prime, so that all mantissas and exponents are met), the neighbourhood of the points
+/// Every 4093rd bit pattern (a prime, so that all mantissas and exponents are met), the neighbourhood of the points
 /// where the functions change their branch, and the special values.
 std::vector<float> arguments() {
   std::vector<float> x;
-  for (std::uint64_t bits = 0; bits < (1ull << 32); bits += 1021)
+  for (std::uint64_t bits = 0; bits < (1ull << 32); bits += 4093)
     x.push_back(std::bit_cast<float>(static_cast<std::uint32_t>(bits)));
   for (float centre :
        {0.0f, 0.5f, 0.70710678f, 1.0f, 1.41421356f, 7.9f, 9.1f, 14.2f, 15.0f, 87.3f, 88.72f, 88.8f, 103.97f, 104.0f}) {

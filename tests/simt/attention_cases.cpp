@@ -9,15 +9,11 @@
 #include "kernels/base/philox.h"
 #include "tests/simt/call.h"
 #include "tests/simt/values.h"
+#include "tests/support/by_library.h"
 
 namespace adjoint::simt::self_test {
 namespace {
 
-#ifdef ADJOINT_BY_LIBRARY
-constexpr bool kByLibrary = true;
-#else
-constexpr bool kByLibrary = false;
-#endif
 constexpr double kInfinity = std::numeric_limits<double>::infinity(), kNaN = std::numeric_limits<double>::quiet_NaN();
 
 /// Elements in double, as the kernel's dtype holds them, and where (b, h, t, i) lies.
@@ -160,7 +156,7 @@ struct Gradient {
 
   Gradient(const AttentionCase& c, char letter, std::size_t n, const char* name, unsigned seed) : before(n, 0.0) {
     if (c.gradients.find(letter) == std::string::npos) return;
-    if (kByLibrary && letter == 'b' && c.bias == Bias::none) return;
+    if (testing::by_library && letter == 'b' && c.bias == Bias::none) return;
     if (!c.accumulate) {
       buffer = std::make_unique<Buffer<T>>(n, name);
       return;
@@ -250,10 +246,11 @@ Comparison compare(const AttentionCase& c) {
     std::copy(bias.stride, bias.stride + 4, shape.bias_stride);
   }
   const AttentionShape weights_shape = shape;
-  shape.by_library = kByLibrary;
+  shape.by_library = testing::by_library;
   AttentionForward forward{
       .shape = shape, .q = dev_q, .k = dev_k, .v = dev_v, .y = y, .log_sum_exp = log_sum_exp, .saved = nullptr};
-  const std::size_t saved_bytes = kByLibrary ? library_entry<At, AttentionForward>.saved_bytes(At{}, forward) : 0;
+  const std::size_t saved_bytes =
+      testing::by_library ? library_entry<At, AttentionForward>.saved_bytes(At{}, forward) : 0;
   Buffer<unsigned char> saved(saved_bytes, "saved");
   if (saved_bytes != 0) {
     run_call(forward);  // as where no backward follows

@@ -8,7 +8,7 @@
 
 namespace {
 
-class EditedKernels : public testing::Environment {
+class EditedKernels : public ::testing::Environment {
   void SetUp() override {
     const char* const library = std::getenv("ADJOINT_EDITED_KERNELS");
     if (library == nullptr) return;
@@ -17,6 +17,6 @@ class EditedKernels : public testing::Environment {
   }
 };
 
-const testing::Environment* const added = testing::AddGlobalTestEnvironment(new EditedKernels);
+const ::testing::Environment* const added = ::testing::AddGlobalTestEnvironment(new EditedKernels);
 
 }  // namespace

@@ -89,8 +89,8 @@ std::vector<std::string> breaches_in(const fs::path& folder, int* files) {
 
 TEST(KernelRules, Are_kept_by_the_kernels) {
   int files = 0;
-  EXPECT_THAT(breaches_in(fs::path(ADJOINT_SOURCE_DIR) / "kernels/cuda", &files), testing::IsEmpty());
-  EXPECT_THAT(breaches_in(fs::path(ADJOINT_SOURCE_DIR) / "tests/simt/kernels", &files), testing::IsEmpty());
+  EXPECT_THAT(breaches_in(fs::path(ADJOINT_SOURCE_DIR) / "kernels/cuda", &files), ::testing::IsEmpty());
+  EXPECT_THAT(breaches_in(fs::path(ADJOINT_SOURCE_DIR) / "tests/simt/kernels", &files), ::testing::IsEmpty());
   EXPECT_GE(files, 7) << "the self-test kernels alone are seven files";
 }
 
@@ -121,20 +121,20 @@ TEST(KernelRules, Every_call_of_a_contract_has_a_GPU_kernel) {
   std::set<std::string> known = words(R"(^struct (\w+) \{)", kernels / "cuda", ".h");  // what no CPU needs
   known.insert(calls.begin(), calls.end());
   ASSERT_GE(calls.size(), 34u);
-  EXPECT_THAT(missing_from(known, entered), testing::IsEmpty()) << "entered without a contract";
-  EXPECT_THAT(missing_from(entered, calls), testing::IsEmpty()) << "no GPU kernel";
+  EXPECT_THAT(missing_from(known, entered), ::testing::IsEmpty()) << "entered without a contract";
+  EXPECT_THAT(missing_from(entered, calls), ::testing::IsEmpty()) << "no GPU kernel";
 }
 
 TEST(KernelRules, Are_each_broken_by_a_planted_file) {
-  fs::path folder = fs::path(testing::TempDir()) / ("adjoint_rules_" + std::to_string(getpid()));
+  fs::path folder = fs::path(::testing::TempDir()) / ("adjoint_rules_" + std::to_string(getpid()));
   fs::create_directories(folder);
   for (const Rule& rule : kRules) {
     std::ofstream(folder / "planted.cu") << "// a comment may say anything: <<< asm __shared__ float x;\n"
                                          << "  " << rule.breach << "\n";
     int files = 0;
     std::vector<std::string> found = breaches_in(folder, &files);
-    EXPECT_THAT(found, testing::Contains(testing::StartsWith("planted.cu:2: " + std::string(rule.why))));
-    EXPECT_THAT(found, testing::Each(testing::StartsWith("planted.cu:2: "))) << "a comment was taken for code";
+    EXPECT_THAT(found, ::testing::Contains(::testing::StartsWith("planted.cu:2: " + std::string(rule.why))));
+    EXPECT_THAT(found, ::testing::Each(::testing::StartsWith("planted.cu:2: "))) << "a comment was taken for code";
   }
   fs::remove_all(folder);
 }
@@ -145,7 +145,7 @@ TEST(KernelRules, Let_what_they_ask_for_pass) {
         "__device__ __forceinline__ float load(const float* p) { return *p; }",
         "template <class T> __device__ T sum(T v);", "int i = threadIdx.x + blockDim.x * blockIdx.y;",
         "v += __shfl_down_sync(0xffffffffu, v, 16);", "#include \"kernels/cuda/compat.h\""}) {
-    EXPECT_THAT(breaches("good.cu", line), testing::IsEmpty());
+    EXPECT_THAT(breaches("good.cu", line), ::testing::IsEmpty());
   }
 }
 

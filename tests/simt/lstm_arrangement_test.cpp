@@ -11,7 +11,7 @@
 namespace adjoint::simt::self_test {
 namespace {
 
-constexpr std::int64_t kBatch = 3, kTime = 4, kWidth = 5;
+constexpr std::int64_t kSequences = 3, kTime = 4, kFeatures = 5;
 
 TEST(LstmArrangement, Puts_real_steps_first_and_marks_the_rest) {
   Under under({Order::skewed, 3, kNan});
@@ -19,30 +19,30 @@ TEST(LstmArrangement, Puts_real_steps_first_and_marks_the_rest) {
   const Buffer<std::int32_t> lengths(n, "lengths");
   for (const DType dtype : kFloats) {
     for (const bool reverse : {false, true}) {
-      const auto values = uniform_values(dtype, kBatch * kTime * kWidth, 1, -1, 1);
-      const auto last = uniform_values(dtype, kBatch * kWidth, 2, -1, 1);
-      const Array from(dtype, {kBatch, kTime, kWidth}, values), end(dtype, {kBatch, kWidth}, last);
-      const Array to(dtype, {kBatch, kTime, kWidth + 1});
+      const auto values = uniform_values(dtype, kSequences * kTime * kFeatures, 1, -1, 1);
+      const auto last = uniform_values(dtype, kSequences * kFeatures, 2, -1, 1);
+      const Array from(dtype, {kSequences, kTime, kFeatures}, values), end(dtype, {kSequences, kFeatures}, last);
+      const Array to(dtype, {kSequences, kTime, kFeatures + 1});
       run_call(ArrangeSteps{.dtype = dtype,
-                            .batch = kBatch,
+                            .batch = kSequences,
                             .time = kTime,
-                            .width = kWidth,
+                            .width = kFeatures,
                             .lengths = lengths.get(),
                             .reverse = reverse,
                             .from = from.data(),
-                            .from_stride = {kTime * kWidth, kWidth},
+                            .from_stride = {kTime * kFeatures, kFeatures},
                             .to = to.data(),
-                            .to_stride = {kTime * (kWidth + 1), kWidth + 1},
+                            .to_stride = {kTime * (kFeatures + 1), kFeatures + 1},
                             .last = end.data(),
                             .held = true});
       std::vector<double> want;
-      for (std::int64_t b = 0; b < kBatch; ++b) {
+      for (std::int64_t b = 0; b < kSequences; ++b) {
         const std::int64_t count = n[static_cast<std::size_t>(b)];
         for (std::int64_t t = 0; t < kTime; ++t) {
-          for (std::int64_t i = 0; i < kWidth; ++i) {
+          for (std::int64_t i = 0; i < kFeatures; ++i) {
             const std::int64_t s = reverse ? count - 1 - t : t;
-            double v = t < count ? values[static_cast<std::size_t>((b * kTime + s) * kWidth + i)] : 0;
-            if (t == count - 1) v += last[static_cast<std::size_t>(b * kWidth + i)];
+            double v = t < count ? values[static_cast<std::size_t>((b * kTime + s) * kFeatures + i)] : 0;
+            if (t == count - 1) v += last[static_cast<std::size_t>(b * kFeatures + i)];
             want.push_back(v);
           }
           want.push_back(t < count ? 0 : 1);
@@ -58,27 +58,27 @@ TEST(LstmArrangement, Takes_the_state_after_the_last_real_step) {
   const std::vector<std::int32_t> n{2, 0, 4};
   const Buffer<std::int32_t> lengths(n, "lengths");
   for (const DType dtype : kFloats) {
-    const auto steps = uniform_values(dtype, kBatch * kTime * kWidth, 1, -1, 1);
-    const auto always = uniform_values(dtype, kBatch * kWidth, 2, -1, 1),
-               none = uniform_values(dtype, kBatch * kWidth, 3, -1, 1);
-    const Array s(dtype, {kBatch, kTime, kWidth}, steps), a(dtype, {kBatch, kWidth}, always),
-        e(dtype, {kBatch, kWidth}, none);
-    const Array to(dtype, {kBatch, kWidth}, always);
+    const auto steps = uniform_values(dtype, kSequences * kTime * kFeatures, 1, -1, 1);
+    const auto always = uniform_values(dtype, kSequences * kFeatures, 2, -1, 1),
+               none = uniform_values(dtype, kSequences * kFeatures, 3, -1, 1);
+    const Array s(dtype, {kSequences, kTime, kFeatures}, steps), a(dtype, {kSequences, kFeatures}, always),
+        e(dtype, {kSequences, kFeatures}, none);
+    const Array to(dtype, {kSequences, kFeatures}, always);
     run_call(ArrangeState{.dtype = dtype,
-                          .batch = kBatch,
+                          .batch = kSequences,
                           .time = kTime,
-                          .width = kWidth,
+                          .width = kFeatures,
                           .lengths = lengths.get(),
                           .always = a.data(),
                           .steps = s.data(),
                           .if_none = e.data(),
                           .to = {to.data(), true}});
     std::vector<double> want;
-    for (std::int64_t b = 0; b < kBatch; ++b)
-      for (std::int64_t i = 0; i < kWidth; ++i) {
-        const std::int64_t count = n[static_cast<std::size_t>(b)], at = b * kWidth + i;
+    for (std::int64_t b = 0; b < kSequences; ++b)
+      for (std::int64_t i = 0; i < kFeatures; ++i) {
+        const std::int64_t count = n[static_cast<std::size_t>(b)], at = b * kFeatures + i;
         want.push_back(2 * always[static_cast<std::size_t>(at)] +
-                       (count > 0 ? steps[static_cast<std::size_t>((b * kTime + count - 1) * kWidth + i)]
+                       (count > 0 ? steps[static_cast<std::size_t>((b * kTime + count - 1) * kFeatures + i)]
                                   : none[static_cast<std::size_t>(at)]));
       }
     expect_near(to, want, 2 * rounding(dtype), 4 * rounding(dtype), "state");

@@ -9,20 +9,20 @@
 namespace adjoint::simt::self_test {
 namespace {
 
-struct Case {
+struct Reduction {
   Dims shape, kept;  // kept: 1 where reduced
 };
 // Rows by 1 … 32 lanes, by blocks and in chunks; columns side by side, few and in chunks; both; all; nothing.
-const Case kCases[] = {{{5, 3}, {5, 1}},          {{3, 37}, {3, 1}},
-                       {{9, 96}, {9, 1}},         {{2, 9001}, {2, 1}},
-                       {{37, 5}, {1, 5}},         {{20, 130}, {1, 130}},
-                       {{700, 12}, {1, 12}},      {{4, 3, 8}, {1, 3, 1}},
-                       {{2, 40, 16}, {2, 1, 16}}, {{3, 5, 2, 7}, {1, 5, 1, 7}},
-                       {{40, 40}, {1, 1}},        {{6, 7}, {6, 7}},
-                       {{3, 0}, {3, 1}},          {{}, {}}};
+const Reduction kCases[] = {{{5, 3}, {5, 1}},          {{3, 37}, {3, 1}},
+                            {{9, 96}, {9, 1}},         {{2, 9001}, {2, 1}},
+                            {{37, 5}, {1, 5}},         {{20, 130}, {1, 130}},
+                            {{700, 12}, {1, 12}},      {{4, 3, 8}, {1, 3, 1}},
+                            {{2, 40, 16}, {2, 1, 16}}, {{3, 5, 2, 7}, {1, 5, 1, 7}},
+                            {{40, 40}, {1, 1}},        {{6, 7}, {6, 7}},
+                            {{3, 0}, {3, 1}},          {{}, {}}};
 
 TEST(ReduceKernel, Sums_and_maxima_do_not_depend_on_schedule_or_layout) {
-  for (const Case& c : kCases) {
+  for (const Reduction& c : kCases) {
     for (DType dtype : kFloats) {
       const std::vector<double> x = uniform_values(dtype, count_of(c.shape), 1, -2, 2);
       const std::vector<double> old = uniform_values(dtype, count_of(c.kept), 2, -2, 2);
@@ -67,7 +67,7 @@ TEST(ReduceKernel, Sums_and_maxima_do_not_depend_on_schedule_or_layout) {
 }
 
 TEST(ReduceKernel, The_gradient_of_max_goes_to_the_first_of_equals) {
-  for (const Case& c : kCases) {
+  for (const Reduction& c : kCases) {
     if (count_of(c.shape) == 0) continue;
     for (DType dtype : kFloats) {
       std::vector<double> x = uniform_values(dtype, count_of(c.shape), 1, -4, 4);

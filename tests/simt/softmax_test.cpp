@@ -16,16 +16,16 @@ struct Size {
 const Size kSizes[] = {{1, 1},   {70, 7},   {9, 20},   {5, 64},   {3, 129}, {3, 256},
                        {2, 515}, {2, 1024}, {2, 2050}, {1, 4104}, {1, 8211}};
 
-struct Problem {
+struct SoftmaxProblem {
   std::vector<double> x, dy, y, dx;
 };
 
 /// y and dx by the definition; row 0 is all -inf where there are others, and dx is of y as the dtype holds it.
-Problem problem(DType dtype, const Size& size, bool log) {
-  Problem p{uniform_values(dtype, size.rows * size.width, 1, -6, 6),
-            uniform_values(dtype, size.rows * size.width, 2, -2, 2),
-            {},
-            {}};
+SoftmaxProblem problem(DType dtype, const Size& size, bool log) {
+  SoftmaxProblem p{uniform_values(dtype, size.rows * size.width, 1, -6, 6),
+                   uniform_values(dtype, size.rows * size.width, 2, -2, 2),
+                   {},
+                   {}};
   p.y.resize(p.x.size());
   p.dx.resize(p.x.size());
   const std::size_t width = static_cast<std::size_t>(size.width);
@@ -57,7 +57,7 @@ TEST(SoftmaxKernel, Is_the_definition_for_every_width_and_schedule) {
       // f32: some 10 roundings, and of a sum of 8000 terms by threads of at most 33; bf16 adds its own.
       const double relative = dtype == DType::f64 ? 1e-14 : 60 * 0x1p-24 + rounding(dtype);
       for (const Size& size : kSizes) {
-        const Problem p = problem(dtype, size, log);
+        const SoftmaxProblem p = problem(dtype, size, log);
         const Dims shape{size.rows, size.width};
         std::vector<double> y_rounded = p.y, old = uniform_values(dtype, size.rows * size.width, 3, -2, 2), added = old;
         for (std::size_t i = 0; i < added.size(); ++i) {

@@ -28,8 +28,9 @@ Tensors tape_gradients(const OpSample& sample, const Tensors& inputs, const Tens
 /// Random cotangents for a sample's outputs; f64 normal numbers rounded to `dtype`.
 Tensors random_cotangents(const Tensors& outputs, std::uint64_t seed);
 
-/// Compares `gradients` with central differences in f64: the whole Jacobian where it has at most kFullJacobian elements
+/// Compares `gradients` with central differences in f64: the whole Jacobian where it has at most 200,000 elements
 /// (|numeric - analytic| <= 1e-8 max|J| + 1e-10), and for any size <u, J'v> = <J u, v> in 8 random directions at 1e-7.
+/// One direction and no Jacobian where the environment has ADJOINT_TESTS_WATCH_MEMORY: builds that watch memory.
 /// Returns what differs, empty if nothing does.
 std::string check_gradient(const OpSample& sample, const GradientFunction& gradients);
 

@@ -114,14 +114,14 @@ TEST(LaunchedKernels, Are_all_that_ship) {
   std::printf("%zu kernels, %zu instances\n", kernels.size(), all.size());
   std::vector<std::string> never;
   std::set_difference(all.begin(), all.end(), done.begin(), done.end(), std::back_inserter(never));
-  EXPECT_THAT(never, testing::IsEmpty());
+  EXPECT_THAT(never, ::testing::IsEmpty());
   fs::remove(ADJOINT_LAUNCHED);
 }
 
 TEST(LaunchedKernels, Are_known_by_their_names) {
   EXPECT_THAT(kernels_in("__global__ void one(int a) {}\ntemplate <class T>\n"
                          "__global__ void __launch_bounds__(kT, f(2) ? 1 : 2)\n    two(T* x);"),
-              testing::ElementsAre("one", "two"));
+              ::testing::ElementsAre("one", "two"));
   const Names kernels{"gather", "list_rows"};
   EXPECT_EQ(
       instance("void adjoint::simt::(anonymous namespace)::gather<adjoint::bf16, 4>(long, adjoint::bf16*)", kernels),

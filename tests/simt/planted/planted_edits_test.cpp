@@ -109,7 +109,9 @@ Result run(const std::string& command) {
 
 /// What the kernels of that test program are compiled with, so far as it matters to who sees what.
 std::string options_of(const std::string& program) {
-  if (program == "simt_asan") return "-O0 -g1 -fsanitize=address,undefined -fno-sanitize-recover=all";
+  if (program == "simt_asan") {
+    return "-O0 -g1 -fsanitize=address,undefined -fno-sanitize=null,object-size,vptr -fno-sanitize-recover=all";
+  }
   // The checker's calls are answered by the program, so the library is not linked with the sanitizer.
   if (program == "simt_check") return "-O1 -gdwarf-4 -g1 -fsanitize=thread -DADJOINT_SIMT_CHECKER=1";
   return "-O0";
@@ -174,7 +176,7 @@ Result run_tests(const Edit& edit, bool edited) {
 
 bool is_built(const std::string& program) { return fs::exists(ADJOINT_PROGRAMS "/" + program + "_tests"); }
 
-class PlantedEdit : public testing::TestWithParam<Edit> {};
+class PlantedEdit : public ::testing::TestWithParam<Edit> {};
 
 TEST_P(PlantedEdit, Is_caught) {
   const Edit& edit = GetParam();
@@ -188,15 +190,15 @@ TEST_P(PlantedEdit, Is_caught) {
   std::printf("%s: %.160s\n", edit.program.c_str(), trimmed(seen.str()).c_str());
 }
 
-std::string test_name(const testing::TestParamInfo<Edit>& info) {
+std::string test_name(const ::testing::TestParamInfo<Edit>& info) {
   std::string name;
   for (const char c : info.param.name) name += std::isalnum(static_cast<unsigned char>(c)) != 0 ? c : '_';
   return name;
 }
-INSTANTIATE_TEST_SUITE_P(Kernels, PlantedEdit, testing::ValuesIn(edits()), test_name);
+INSTANTIATE_TEST_SUITE_P(Kernels, PlantedEdit, ::testing::ValuesIn(edits()), test_name);
 
 /// The way there is no bug itself: in each program, kernels without an edit pass the same tests.
-class UneditedKernels : public testing::TestWithParam<std::string> {};
+class UneditedKernels : public ::testing::TestWithParam<std::string> {};
 TEST_P(UneditedKernels, Pass) {
   if (!is_built(GetParam())) GTEST_SKIP() << GetParam() << "_tests: not built by this compiler";
   for (const Edit& edit : edits()) {
@@ -208,7 +210,7 @@ TEST_P(UneditedKernels, Pass) {
   }
   FAIL() << "no edit of layer_norm.cu is for this program";
 }
-INSTANTIATE_TEST_SUITE_P(Programs, UneditedKernels, testing::Values("simt_asan", "simt_check", "simt_contract"),
+INSTANTIATE_TEST_SUITE_P(Programs, UneditedKernels, ::testing::Values("simt_asan", "simt_check", "simt_contract"),
                          [](const auto& info) { return info.param; });
 
 TEST(PlantedEdits, Are_of_every_kind_of_kernel) {
