@@ -50,10 +50,10 @@ __device__ __forceinline__ void split(float x, std::uint32_t& high, std::uint32_
 }
 
 /// d [16, 8] += a [16, 16] b [16, 8].
-__device__ __forceinline__ void multiply(float (&d)[4], const Left<bf16>& a, const Right<bf16>& b) {
+__device__ __forceinline__ void multiply_fragments(float (&d)[4], const Left<bf16>& a, const Right<bf16>& b) {
   mma_bf16(d, a.pair, b.pair);
 }
-__device__ __forceinline__ void multiply(float (&d)[4], const Left<float>& a, const Right<float>& b) {
+__device__ __forceinline__ void multiply_fragments(float (&d)[4], const Left<float>& a, const Right<float>& b) {
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
     const std::uint32_t a_high[4] = {a.high[4 * h], a.high[4 * h + 2], a.high[4 * h + 1], a.high[4 * h + 3]};
@@ -158,8 +158,8 @@ __device__ __forceinline__ void multiply_rows(float (&sum)[kM][kTile / 8][4], co
       load_right_rows<kStride>(b, other + 16 * n * kStride + k);
 #pragma unroll
       for (int m = 0; m < kM; ++m) {
-        multiply(sum[m][2 * n], a[m], b[0]);
-        multiply(sum[m][2 * n + 1], a[m], b[1]);
+        multiply_fragments(sum[m][2 * n], a[m], b[0]);
+        multiply_fragments(sum[m][2 * n + 1], a[m], b[1]);
       }
     }
   }
@@ -181,8 +181,8 @@ __device__ __forceinline__ void add_product(float (&sum)[kM][kWidth / 8][4], con
       load_right_columns<kStride>(b, other + 16 * k * kStride + 16 * n);
 #pragma unroll
       for (int m = 0; m < kM; ++m) {
-        multiply(sum[m][2 * n], a[m], b[0]);
-        multiply(sum[m][2 * n + 1], a[m], b[1]);
+        multiply_fragments(sum[m][2 * n], a[m], b[0]);
+        multiply_fragments(sum[m][2 * n + 1], a[m], b[1]);
       }
     }
   }

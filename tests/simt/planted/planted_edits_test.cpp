@@ -107,13 +107,12 @@ Result run(const std::string& command) {
   return result;
 }
 
-/// What the kernels of that test program are compiled with, so far as it matters to who sees what.
+/// What the kernels of that test program are compiled with, so far as it matters to who sees what; a few launches want
+/// no optimisation.
 std::string options_of(const std::string& program) {
-  if (program == "simt_asan") {
-    return "-O0 -g1 -fsanitize=address,undefined -fno-sanitize=null,object-size,vptr -fno-sanitize-recover=all";
-  }
+  if (program == "simt_asan") return "-O0 -g1 -fsanitize=address";
   // The checker's calls are answered by the program, so the library is not linked with the sanitizer.
-  if (program == "simt_check") return "-O1 -gdwarf-4 -g1 -fsanitize=thread -DADJOINT_SIMT_CHECKER=1";
+  if (program == "simt_check") return "-O0 -gdwarf-4 -g1 -fsanitize=thread -DADJOINT_SIMT_CHECKER=1";
   return "-O0";
 }
 
@@ -165,7 +164,7 @@ Result run_tests(const Edit& edit, bool edited) {
   const Result compiled = run(compile);
   if (compiled.exit != 0) throw std::runtime_error("does not compile: " + compiled.output);
   // Functions of the library are its own, data (the table of entries, the executor's state) is the program's.
-  const std::string sanitizer = edit.program == "simt_asan" ? "-fsanitize=address,undefined " : "";
+  const std::string sanitizer = edit.program == "simt_asan" ? "-fsanitize=address " : "";
   const Result linked =
       run(std::string(ADJOINT_CXX) + " -shared -Wl,-Bsymbolic-functions " + sanitizer + object + " -o " + library);
   if (linked.exit != 0) throw std::runtime_error("does not link: " + linked.output);
@@ -201,14 +200,14 @@ INSTANTIATE_TEST_SUITE_P(Kernels, PlantedEdit, ::testing::ValuesIn(edits()), tes
 class UneditedKernels : public ::testing::TestWithParam<std::string> {};
 TEST_P(UneditedKernels, Pass) {
   if (!is_built(GetParam())) GTEST_SKIP() << GetParam() << "_tests: not built by this compiler";
-  for (const Edit& edit : edits()) {
-    if (edit.program != GetParam() || edit.source != "layer_norm.cu") continue;
-    const Result result = run_tests(edit, false);
+  for (auto edit = edits().rbegin(); edit != edits().rend(); ++edit) {
+    if (edit->program != GetParam()) continue;
+    const Result result = run_tests(*edit, false);
     EXPECT_EQ(result.exit, 0) << result.output.substr(0, 4000);
     EXPECT_NE(result.output.find("PASSED"), std::string::npos);
     return;
   }
-  FAIL() << "no edit of layer_norm.cu is for this program";
+  FAIL() << "no edit is for this program";
 }
 INSTANTIATE_TEST_SUITE_P(Programs, UneditedKernels, ::testing::Values("simt_asan", "simt_check", "simt_contract"),
                          [](const auto& info) { return info.param; });
