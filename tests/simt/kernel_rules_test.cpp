@@ -114,6 +114,17 @@ std::vector<std::string> missing_from(const std::set<std::string>& have, const s
   return missing;
 }
 
+// All machine code from 8.0 on is assembled from one translation, for which a test for a newer one is never true
+// (docs/decisions/0007-one-ptx-from-sm-80-on.md).
+TEST(KernelRules, No_source_asks_for_an_architecture_newer_than_the_one_it_is_translated_for) {
+  const std::regex asks(R"(__CUDA_ARCH__\s*(?:[<>=!]=?)\s*(\d+))");
+  std::ifstream in(fs::path(ADJOINT_SOURCE_DIR) / "kernels/cuda/ptx.h");
+  const std::string text{std::istreambuf_iterator<char>(in), {}};
+  std::set<std::string> asked;
+  for (std::sregex_iterator it(text.begin(), text.end(), asks), end; it != end; ++it) asked.insert((*it)[1]);
+  EXPECT_THAT(asked, ::testing::ElementsAre("800"));
+}
+
 TEST(KernelRules, Every_call_of_a_contract_has_a_GPU_kernel) {
   const fs::path kernels = fs::path(ADJOINT_SOURCE_DIR) / "kernels";
   const std::set<std::string> calls = words(R"(^ADJOINT_CPU_KERNEL\((\w+)\))", kernels, ".h");
