@@ -35,6 +35,9 @@ COMPARISONS = {
     "reverse-b64-dot": ("--model reverse --batch 64 --attention dot", "reverse_step.py --batch 64 --attention dot"),
     "reverse-b64-none": ("--model reverse --batch 64 --attention none", "reverse_step.py --batch 64 --attention none"),
     "reverse-b1-dot": ("--model reverse --batch 1 --attention dot", "reverse_step.py --batch 1 --attention dot"),
+    # What PyTorch does unless told otherwise (with --plain-peer): Adam in a loop, and lengths, which ours takes too.
+    "reverse-b1-dot-defaults": ("--model reverse --batch 1 --attention dot",
+                                "reverse_step.py --batch 1 --attention dot --encoder packed --adam loop"),
     "reverse-b1-none": ("--model reverse --batch 1 --attention none", "reverse_step.py --batch 1 --attention none"),
     "practical10-dot": ("--model practical10 --attention dot", "reverse_step.py --preset practical10 --attention dot"),
     "practical10-none": ("--model practical10 --attention none",

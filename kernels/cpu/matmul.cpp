@@ -13,9 +13,14 @@ namespace {
 constexpr std::int64_t kDirectRows = 2 * kTileRows;
 /// The same for a b that fits into half of the first-level cache.
 constexpr std::int64_t kDirectBytes = 1 << 14;
-/// Multiplications below which a product stays on one thread (about 20 us), and that a chunk should have at least.
-constexpr std::int64_t kParallelWork = 1'200'000;
+/// Multiplications below which a product stays on one thread (about 8 us).
+constexpr std::int64_t kParallelWork = 500'000;
+/// Multiplications that a chunk should have at least.
 constexpr std::int64_t kChunkWork = 1'000'000;
+/// The same for a product of m x n x k, which is less where that would leave it fewer than four chunks.
+std::int64_t chunk_work(std::int64_t m, std::int64_t n, std::int64_t k) {
+  return std::clamp(m * n * k / 4, kChunkWork / 4, kChunkWork);
+}
 /// b is packed once for all chunks up to this size; a larger one would not stay in the second-level cache meanwhile.
 constexpr std::int64_t kSharedBytes = 1 << 20;
 
@@ -26,14 +31,15 @@ struct Chunks {
 /// Columns of b that are packed at a time on one thread.
 constexpr std::int64_t kInlinePanels = 16;
 
-/// Cuts [m, n] so that there is work for up to 16 threads, in chunks of at least kChunkWork. A chunk keeps many rows,
+/// Cuts [m, n] so that there is work for up to 16 threads, in chunks of at least chunk_work. A chunk keeps many rows,
 /// which share the packing of b, and several panels, which share the packing of rows of a.
 template <class A>
 Chunks choose_chunks(std::int64_t m, std::int64_t n, std::int64_t k) {
   Chunks c{m, std::min<std::int64_t>(n, 8 * kPanel<A>)};
   const auto half = [](std::int64_t extent, std::int64_t unit) { return (extent / unit + 2) / 2 * unit; };
+  const std::int64_t least = chunk_work(m, n, k);
   const auto count = [&] { return ((m + c.rows - 1) / c.rows) * ((n + c.columns - 1) / c.columns); };
-  while (count() < 16 && c.rows * c.columns * k >= 2 * kChunkWork) {
+  while (count() < 16 && c.rows * c.columns * k >= 2 * least) {
     if (c.rows > 16 * kTileRows) {
       c.rows = half(c.rows, kTileRows);
     } else if (c.columns > 2 * kPanel<A>) {
@@ -157,7 +163,7 @@ void product(const At& at, const Matmul& call, const T* a, const T* b, T* c, boo
       gemm_direct(m, n, k, a, a_row, a_column, b, call.ldb, c, call.ldc, finish);
       return;
     }
-    const std::int64_t grain = std::max<std::int64_t>(kChunkWork / (m * k) / kPanel<A>, 4) * kPanel<A>;
+    const std::int64_t grain = std::max<std::int64_t>(chunk_work(m, n, k) / (m * k) / kPanel<A>, 4) * kPanel<A>;
     parallel_for(at, n, grain, m * k, [&](std::int64_t begin, std::int64_t end) {
       Finish<T> part = finish;
       if (part.bias != nullptr) part.bias += begin;
