@@ -74,7 +74,8 @@ Json floor_of(const Work& work, const Timing& timing, int threads) {
           {"times_floor", rounded(timing.min_ms / floor, 1e3)}};
 }
 
-/// Mean over batches. A backward pass costs twice its forward; frozen inputs have no gradient of their own.
+/// Mean over batches. A backward pass costs twice its forward; frozen inputs have no gradient of their own. Every
+/// position counts, although the LSTM multiplies equal inputs once.
 Work work_of(const ReverseTask& task, const std::vector<Rows>& batches, std::int64_t parameters) {
   const double h = static_cast<double>(task.model.hidden), v = static_cast<double>(task.model.symbols);
   const bool frozen = task.model.embedding == 0;

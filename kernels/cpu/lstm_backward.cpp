@@ -36,6 +36,7 @@ class Backward {
         to_x_(call.w_ih, hidden_, input_, row_count_ < kPackFrom) {
     Carver carver(scratch);
     rows_.carve(carver, shape_);
+    repeats_.carve(carver, row_count_);
     to_h_.data = carver.take<A>(to_h_.elements());
     if (call.dx.data) to_x_.data = carver.take<A>(to_x_.elements());
     if (wants_weights()) inputs_ = carver.take<A>((panels_of_x_ + panels_of_h_) * row_count_ * kPanelWidth<A>);
@@ -46,8 +47,12 @@ class Backward {
   }
   std::size_t bytes() const { return bytes_; }
 
-  void run(const At& at) const {
+  void run(const At& at) {
     rows_.fill(shape_);
+    if (wants_weights()) {
+      repeats_.find(static_cast<const S*>(call_.x), rows_.x_at, rows_.first[shape_.time], input_);
+      for (std::int64_t k = 0; k < repeats_.kinds; ++k) put_inputs(x(repeats_.row[k]), input_, 0, k);
+    }
     if (const int parts = parts_of<A>(at, shape_); parts > 1) {
       run_together(at, parts);
     } else {
@@ -113,6 +118,7 @@ class Backward {
   }
 
   bool wants_weights() const { return call_.dw_ih.data || call_.dw_hh.data || call_.db_ih.data || call_.db_hh.data; }
+  const S* x(std::int64_t row) const { return static_cast<const S*>(call_.x) + rows_.x_at[row]; }
   A* saved(std::int64_t row) const { return static_cast<A*>(const_cast<void*>(call_.saved)) + row * 6 * hidden_; }
   A* dz(std::int64_t group, std::int64_t row) const { return dz_ + (group * row_count_ + row) * kPanelWidth<A>; }
   /// A row of one panel of inputs.
@@ -185,7 +191,7 @@ class Backward {
     }
     if (wants_weights()) {
       if (units.begin == 0) {
-        put_inputs(static_cast<const S*>(call_.x) + rows_.x_at[row], input_, 0, row);
+        if (repeats_.kinds == 0) put_inputs(x(row), input_, 0, row);
         if (s == 0)
           put_inputs(call_.h0 ? static_cast<const S*>(call_.h0) + b * hidden_ : nullptr, hidden_, panels_of_x_, row);
       }
@@ -249,14 +255,16 @@ class Backward {
     const std::int64_t width = recurrent ? hidden_ : input_, unit = group * kWidth;
     const std::int64_t column = (recurrent ? panel - panels_of_x_ : panel) * kPanelWidth<A>;
     const std::int64_t columns = std::min(kPanelWidth<A>, width - column), registers = group_count<A>(columns);
-    const std::int64_t rows = rows_.first[shape_.time];
+    const bool by_kind = !recurrent && repeats_.kinds > 0;
+    const A* left = by_kind ? dz_of_kinds(group) : dz(group, 0);
+    const std::int64_t rows = by_kind ? repeats_.kinds : rows_.first[shape_.time];
     const std::int64_t first = recurrent && !call_.h0 ? rows_.first[std::min<std::int64_t>(1, shape_.time)] : 0;
     alignas(64) A sums[kPanelWidth<A> * kPanelWidth<A>];
     for (std::int64_t row = first; row == first || row < rows; row += kGradientDepth)
       for_tiles(kPanelWidth<A>, [&](std::int64_t i, int tile_rows) {
         A* c = sums + i * kPanelWidth<A>;
         multiply(tile_rows, static_cast<int>(registers),
-                 Product<A>{.a = dz(group, row) + i,
+                 Product<A>{.a = left + row * kPanelWidth<A> + i,
                             .a_row = 1,
                             .a_outer = 0,
                             .a_inner = kPanelWidth<A>,
@@ -278,6 +286,19 @@ class Backward {
                     out.accumulate);
   }
 
+  /// Per kind of inputs the sum of dz over its rows: what the kind's input is multiplied with.
+  const A* dz_of_kinds(std::int64_t group) const {
+    const std::int64_t elements = repeats_.kinds * kPanelWidth<A>;
+    A* sums = static_cast<A*>(thread_buffer(0, static_cast<std::size_t>(elements) * sizeof(A)));
+    std::fill(sums, sums + elements, A(0));
+    for (std::int64_t row = 0; row < rows_.first[shape_.time]; ++row) {
+      A* sum = sums + repeats_.kind[row] * kPanelWidth<A>;
+      for (std::int64_t k = 0; k < kPanelWidth<A>; k += kWidth)
+        store(sum + k, load(sum + k) + load(dz(group, row) + k));
+    }
+    return sums;
+  }
+
   /// The gradients of a group's rows of b: the sum of dz over all packed rows.
   void bias_gradient(std::int64_t group) const {
     if (!call_.db_ih.data && !call_.db_hh.data) return;
@@ -294,8 +315,9 @@ class Backward {
   const LstmShape& shape_;
   std::int64_t input_, hidden_, groups_, state_row_, row_count_, panels_of_x_, panels_of_h_;
   Rows rows_;
+  Repeats repeats_;
   GateRowPanels<S> to_h_, to_x_;
-  A* inputs_ = nullptr;  // panels of x, then of h before: each [rows, 4 registers]
+  A* inputs_ = nullptr;  // panels of x (a row each, or a kind), then of h before: each [rows, 4 registers]
   A* dz_;                // per group [rows, 4 registers]: gradients of the gates before their activation
   A* dh_;                // [B, padded(H)]
   A* dc_;

@@ -23,26 +23,29 @@ class Forward {
         z_row_(input_ + padded<A>(hidden_)) {
     Carver carver(scratch);
     rows_.carve(carver, shape_);
+    repeats_.carve(carver, shape_.batch * shape_.time);
     panels_ = carver.take<A>(groups_ * (input_ + hidden_) * kPanelWidth<A>);
     bias_ = carver.take<A>(groups_ * kPanelWidth<A>);
     c_ = carver.take<A>(shape_.batch * padded<A>(hidden_));
     inputs_[0] = carver.take<A>(shape_.batch * z_row_);
     inputs_[1] = carver.take<A>(shape_.batch * z_row_);
-    if (projects()) projected_ = carver.take<A>(shape_.batch * shape_.time * groups_ * kPanelWidth<A>);
+    const std::int64_t rows = shape_.batch * shape_.time;
+    projected_ = carver.take<A>((small() ? rows : Repeats::most_kinds(rows)) * groups_ * kPanelWidth<A>);
     bytes_ = carver.bytes();
   }
   std::size_t bytes() const { return bytes_; }
 
-  void run(const At& at) const {
+  void run(const At& at) {
     rows_.fill(shape_);
+    repeats_.find(static_cast<const S*>(call_.x), rows_.x_at, rows_.first[shape_.time], input_);
     if (const int parts = parts_of<A>(at, shape_); parts > 1) {
       run_together(at, parts);
     } else {
       const std::int64_t weights = (input_ + hidden_) * kPanelWidth<A>;
       parallel_for(at, groups_, 1, weights, [&](std::int64_t begin, std::int64_t end) {
         for (std::int64_t g = begin; g < end; ++g) pack(g);
+        project({begin, end});
       });
-      if (projects()) project({0, groups_});
       const std::int64_t blocks = block_count(shape_.batch);
       const std::int64_t work = shape_.time * weights * groups_ * kRowsOfTile;
       parallel_for(at, blocks, 1, work, [&](std::int64_t begin, std::int64_t end) {
@@ -140,19 +143,21 @@ class Forward {
   void step(std::int64_t row, int rows, std::int64_t inputs, Units units, const A* now, A* next, A* c) const {
     alignas(64) A z[kRowsOfTile * kPanelWidth<A>];
     const std::int64_t done = projects() ? input_ : 0;  // inputs that `from` holds already
-    Product<A> product{.a = now + done,
-                       .a_row = z_row_,
-                       .a_outer = 0,
-                       .a_inner = 1,
-                       .outer = 1,
-                       .inner = inputs - done,
-                       .b = panel(units.begin) + done * kPanelWidth<A>,
-                       .b_outer = 0,
-                       .b_inner = kPanelWidth<A>,
-                       .from = (projects() ? projected(row) : bias_) + units.begin * kPanelWidth<A>,
-                       .from_row = projects() ? projected(1) - projected(0) : 0,
-                       .c = z,
-                       .c_row = kPanelWidth<A>};
+    Product<A> product{
+        .a = now + done,
+        .a_row = z_row_,
+        .a_outer = 0,
+        .a_inner = 1,
+        .outer = 1,
+        .inner = inputs - done,
+        .b = panel(units.begin) + done * kPanelWidth<A>,
+        .b_outer = 0,
+        .b_inner = kPanelWidth<A>,
+        .from = (projects() ? projected(repeats_.kinds > 0 ? 0 : row) : bias_) + units.begin * kPanelWidth<A>,
+        .from_row = projects() ? projected(1) - projected(0) : 0,
+        .from_at = repeats_.kinds > 0 ? repeats_.kind + row : nullptr,
+        .c = z,
+        .c_row = kPanelWidth<A>};
     const ForwardCell<S> cell{.hidden = hidden_,
                               .saved = call_.saved ? static_cast<A*>(call_.saved) + row * 6 * hidden_ : nullptr,
                               .z = z,
@@ -170,16 +175,19 @@ class Forward {
     }
   }
 
-  bool projects() const { return shape_.batch < kSmallBatch; }
+  bool small() const { return shape_.batch < kSmallBatch; }
+  /// Whether the input's half of the gates is computed before the steps: of all rows, or of one of each kind.
+  bool projects() const { return small() || repeats_.kinds > 0; }
   A* projected(std::int64_t row) const { return projected_ + row * groups_ * kPanelWidth<A>; }
   const S* x(std::int64_t row) const { return static_cast<const S*>(call_.x) + rows_.x_at[row]; }
 
-  /// projected = bias + x W_ih' for all rows and some units; the same chain of additions as in the tile that does both
-  /// halves.
+  /// projected = bias + x W_ih' for some units; the same chain of additions as in the tile that does both halves.
   void project(Units units) const {
+    if (!projects()) return;
     A* inputs = static_cast<A*>(thread_buffer(0, static_cast<std::size_t>(kRowsOfTile * input_) * sizeof(A)));
-    for_tiles(rows_.first[shape_.time], [&](std::int64_t row, int rows) {
-      for (int r = 0; r < rows; ++r) copy_row(x(row + r), inputs + r * input_, input_);
+    for_tiles(repeats_.kinds > 0 ? repeats_.kinds : rows_.first[shape_.time], [&](std::int64_t first, int rows) {
+      for (int r = 0; r < rows; ++r)
+        copy_row(x(repeats_.kinds > 0 ? repeats_.row[first + r] : first + r), inputs + r * input_, input_);
       for (std::int64_t g = units.begin; g < units.end; ++g)
         multiply(rows, kPanelRegisters,
                  Product<A>{.a = inputs,
@@ -193,7 +201,7 @@ class Forward {
                             .b_inner = kPanelWidth<A>,
                             .from = bias_ + g * kPanelWidth<A>,
                             .from_row = 0,
-                            .c = projected(row) + g * kPanelWidth<A>,
+                            .c = projected(first) + g * kPanelWidth<A>,
                             .c_row = groups_ * kPanelWidth<A>});
     });
   }
@@ -202,11 +210,12 @@ class Forward {
   const LstmShape& shape_;
   std::int64_t input_, hidden_, groups_, z_row_;
   Rows rows_;
-  A* panels_;               // per group [I + H, 4 registers]
-  A* bias_;                 // per group 4 registers
-  A* c_;                    // [B, padded(H)]
-  A* inputs_[2];            // [B, I + padded(H)] of this step and of the next
-  A* projected_ = nullptr;  // per row and group 4 registers
+  Repeats repeats_;
+  A* panels_;     // per group [I + H, 4 registers]
+  A* bias_;       // per group 4 registers
+  A* c_;          // [B, padded(H)]
+  A* inputs_[2];  // [B, I + padded(H)] of this step and of the next
+  A* projected_;  // per row, or per kind of rows, and group 4 registers
   std::size_t bytes_;
 };
 

@@ -8,6 +8,7 @@
 #include <algorithm>
 
 #include "kernels/cpu/lstm_panels.h"
+#include "kernels/cpu/lstm_repeats.h"
 #include "kernels/cpu/lstm_rows.h"
 #include "kernels/cpu/strided.h"
 #include "kernels/cpu/thread_pool.h"

@@ -28,6 +28,7 @@ struct Product {
   std::int64_t b_outer, b_inner, b_middle = 0;
   const T* from;  ///< starting value, null for zeros
   std::int64_t from_row;
+  const std::int32_t* from_at = nullptr;  ///< row i starts from the row from_at[i] of `from`; null: from row i
   T* c;
   std::int64_t c_row;
 };
@@ -39,8 +40,9 @@ template <class T, int kRows, int kRegisters>
   if (product.from) {
 #pragma GCC unroll 8
     for (int i = 0; i < kRows; ++i) {
+      const T* from = product.from + (product.from_at ? product.from_at[i] : i) * product.from_row;
 #pragma GCC unroll 4
-      for (int j = 0; j < kRegisters; ++j) sum[i][j] = load(product.from + i * product.from_row + j * kWidth);
+      for (int j = 0; j < kRegisters; ++j) sum[i][j] = load(from + j * kWidth);
     }
   } else {
     clear_tile<kRows, kRegisters, T>(sum);

@@ -19,7 +19,8 @@ struct Case {
   bool bias = true, h0 = true, c0 = true;
   bool dy = true, dh_n = true, dc_n = true;
   bool time_major = false;
-  bool half = false;  // y is the second half of rows that are 2H wide
+  bool half = false;          // y is the second half of rows that are 2H wide
+  std::int64_t alphabet = 0;  // inputs are that many different rows; 0: all differ
 
   std::int64_t length(std::int64_t b) const { return lengths.empty() ? time : lengths[static_cast<std::size_t>(b)]; }
   std::int64_t x_at(std::int64_t b, std::int64_t t) const {
@@ -35,6 +36,7 @@ struct Case {
     std::string s = "B" + std::to_string(batch) + " T" + std::to_string(time) + " I" + std::to_string(input) + " H" +
                     std::to_string(hidden) + " lengths";
     for (const std::int32_t n : lengths) s += " " + std::to_string(n);
+    if (alphabet > 0) s += " alphabet " + std::to_string(alphabet);
     for (const auto& [set, name] : {std::pair{reverse, " reverse"},
                                     {!bias, " no bias"},
                                     {!h0, " no h0"},

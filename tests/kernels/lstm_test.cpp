@@ -36,6 +36,15 @@ Arrays<S> random_inputs(const Case& c, std::uint32_t seed) {
     std::vector<S>& a = arrays[name];
     for (std::int64_t i = 0; i < size; ++i) a.push_back(from_double<S>(normal(bits)));
   }
+  if (c.alphabet > 0) {
+    std::vector<S>& x = arrays["x"];
+    const auto copy = [&](std::int64_t from, std::int64_t to, std::int64_t n) {
+      std::copy_n(x.begin() + from * c.input, n, x.begin() + to * c.input);
+    };
+    const std::int64_t rows = c.batch * c.time, alike = c.input > 8 ? 4 : 0;  // letters that begin alike
+    for (std::int64_t row = 1; row < std::min(c.alphabet, rows); ++row) copy(0, row, alike);
+    for (std::int64_t row = c.alphabet; row < rows; ++row) copy((row * row + row / 3) % c.alphabet, row, c.input);
+  }
   return arrays;
 }
 
@@ -177,6 +186,12 @@ std::vector<Case> cases() {
   all.push_back({.batch = 40, .time = 21, .input = 19, .hidden = 18});  // more rows than one gradient block holds
   all.push_back({.batch = 3, .time = 5, .input = 140, .hidden = 33});   // more inputs than one gradient task takes
   all.push_back({.batch = 4, .time = 5, .input = 3, .hidden = 9, .lengths = {0, 0, 0, 0}});
+  // Few different inputs, more of them than are looked for, and widths whose first bytes are all.
+  for (const std::int64_t i : {0, 1, 2, 37, 70})
+    for (const std::int64_t alphabet : {1, 7, 64, 65})
+      all.push_back({.batch = 9, .time = 16, .input = i, .hidden = 19, .alphabet = alphabet});
+  for (const std::int64_t b : {1, 3, 5, 33})
+    all.push_back({.batch = b, .time = 11, .input = 66, .hidden = 34, .reverse = b == 5, .alphabet = 5});
   // Every combination of the switches.
   for (int bits = 0; bits < 1024; bits += 1) {
     if (bits % 7 != 0 && bits != 1023) continue;
@@ -192,6 +207,7 @@ std::vector<Case> cases() {
     c.dc_n = !bit(7);
     c.time_major = bit(8);
     c.half = bit(9);
+    c.alphabet = bits % 3 == 0 ? 4 : 0;
     all.push_back(c);
   }
   return all;
@@ -230,6 +246,7 @@ void expect_equal_bits(const std::vector<S>& a, const std::vector<S>& b, const s
 TYPED_TEST(Lstm, Gives_the_same_bits_for_any_number_of_threads) {
   using S = TypeParam;
   for (Case c : {Case{.batch = 37, .time = 9, .input = 20, .hidden = 48},
+                 Case{.batch = 37, .time = 9, .input = 20, .hidden = 48, .alphabet = 6},
                  Case{.batch = 1, .time = 20, .input = 64, .hidden = 70}}) {
     for (std::int64_t b = 0; b < c.batch; ++b)
       c.lengths.push_back(static_cast<std::int32_t>((b * 5 + 9) % (c.time + 1)));
@@ -247,6 +264,7 @@ TYPED_TEST(Lstm, Gives_the_same_bits_for_any_number_of_threads) {
 TYPED_TEST(Lstm, Gives_the_same_bits_when_threads_share_its_steps) {
   using S = TypeParam;
   const Case cases[] = {{.batch = 1, .time = 20, .input = 64, .hidden = 128, .h0 = false, .c0 = false},
+                        {.batch = 1, .time = 20, .input = 64, .hidden = 128, .alphabet = 7},
                         {.batch = 1, .time = 7, .input = 5, .hidden = 203},
                         {.batch = 0, .time = 3, .input = 5, .hidden = 128},
                         {.batch = 1, .time = 0, .input = 5, .hidden = 128},
@@ -271,9 +289,16 @@ TYPED_TEST(Lstm, Gives_the_same_bits_when_threads_share_its_steps) {
 
 TYPED_TEST(Lstm, Gives_a_padded_sequence_the_bits_it_has_alone) {
   using S = TypeParam;
-  for (const bool reverse : {false, true})
+  for (const std::int64_t alphabet : {0, 4})
     for (const bool states : {false, true}) {
-      Case c{.batch = 41, .time = 12, .input = 10, .hidden = 35, .reverse = reverse, .h0 = states, .c0 = states};
+      Case c{.batch = 41,
+             .time = 12,
+             .input = 10,
+             .hidden = 35,
+             .reverse = states == (alphabet == 0),
+             .h0 = states,
+             .c0 = states,
+             .alphabet = alphabet};
       for (std::int64_t b = 0; b < c.batch; ++b) c.lengths.push_back(static_cast<std::int32_t>((b * 7) % 13));
       const Arrays<S> in = random_inputs<S>(c, 5), batch = run_kernel<S>(c, in, 2);
       for (std::int64_t b = 0; b < c.batch; ++b) {
