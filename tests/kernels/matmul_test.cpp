@@ -230,8 +230,14 @@ TYPED_TEST(MatmulOf, Equals_a_naive_product_when_k_needs_several_blocks) {
 
 TYPED_TEST(MatmulOf, Gives_the_same_bits_for_any_number_of_threads) {
   for (int options = 0; options < 4; ++options) {
-    for (const auto& [m, n, k] :
-         {std::array<std::int64_t, 3>{150, 130, 129}, {400, 70, 150}, {70, 600, 100}, {5, 4000, 130}, {300, 7, 1100}}) {
+    for (const auto& [m, n, k] : {std::array<std::int64_t, 3>{150, 130, 129},
+                                  {400, 70, 150},
+                                  {70, 600, 100},
+                                  {5, 4000, 130},
+                                  {300, 7, 1100},
+                                  {21, 129, 256},
+                                  {21, 257, 128},
+                                  {128, 257, 21}}) {  // the last three: little more than one thread's
       Case c{.m = m, .n = n, .k = k, .bias = true};
       c.transpose_a = (options & 1) != 0;
       c.transpose_b = (options & 2) != 0;
