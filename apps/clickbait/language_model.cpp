@@ -18,9 +18,9 @@ namespace {
 
 constexpr std::int32_t kIgnored = -100;
 
-class ModelTraining {
+class LanguageModelTraining {
  public:
-  ModelTraining(const app::Settings& settings, const Corpus& corpus, Device device)
+  LanguageModelTraining(const app::Settings& settings, const Corpus& corpus, Device device)
       : settings_(settings),
         corpus_(corpus),
         device_(device),
@@ -163,7 +163,7 @@ app::Trained language_model_trained(const app::Settings& settings) {
   const std::vector<app::Requirement> requirements =
       app::parse_requirements(settings.list("require"), {"perplexity", "loss"});
   const Corpus corpus = corpus_of(settings);
-  ModelTraining training(settings, corpus, device);
+  LanguageModelTraining training(settings, corpus, device);
   app::TrainingRun run(
       settings, device,
       {.program = "clickbait",
