@@ -35,7 +35,7 @@ COMPARISONS = {
     "reverse-b64-dot": ("--model reverse --batch 64 --attention dot", "reverse_step.py --batch 64 --attention dot"),
     "reverse-b64-none": ("--model reverse --batch 64 --attention none", "reverse_step.py --batch 64 --attention none"),
     "reverse-b1-dot": ("--model reverse --batch 1 --attention dot", "reverse_step.py --batch 1 --attention dot"),
-    # What PyTorch does unless told otherwise (with --plain-peer): Adam in a loop, and lengths, which ours takes too.
+    # What PyTorch does unless told otherwise: Adam in a loop, its own malloc; and lengths, which ours takes too.
     "reverse-b1-dot-defaults": ("--model reverse --batch 1 --attention dot",
                                 "reverse_step.py --batch 1 --attention dot --encoder packed --adam loop"),
     "reverse-b1-none": ("--model reverse --batch 1 --attention none", "reverse_step.py --batch 1 --attention none"),
@@ -51,6 +51,9 @@ COMPARISONS = {
     "lstm-layer": ("--model lstm-layer", "lstm_layer.py"),
     "op-overhead": ("--model op-overhead", "op_overhead.py --op mul_add"),
 }
+# Comparisons with a PyTorch that is left as it comes, as --plain-peer leaves it in all.
+PLAIN_PEERS = {"reverse-b1-dot-defaults"}
+PYTHON = os.environ.get("ADJOINT_PEERS_VENV", str(ROOT / "build" / "peers-venv")) + "/bin/python"
 
 
 def fail(text, status=1):
@@ -77,6 +80,10 @@ def shown(command, args):
     return shlex.join(command).replace(args.python, "python").replace(str(ROOT) + "/", "")
 
 
+def is_plain(name, args):
+    return args.plain_peer or name in PLAIN_PEERS
+
+
 def make_sides(name, args):
     ours, peer = COMPARISONS[name]
     sides = []
@@ -84,7 +91,7 @@ def make_sides(name, args):
         sides += [{"side": f"ours {n}t", "ours": True, "threads": n,
                    "command": command_of(args.ours, ours, n, args) + args.our_options} for n in args.our_threads]
     if args.only != "ours":
-        sides += [{"side": f"pytorch {n}t", "ours": False, "threads": n,
+        sides += [{"side": f"pytorch {n}t", "ours": False, "threads": n, "plain": is_plain(name, args),
                    "command": command_of(args.peer, peer, n, args) + args.peer_options} for n in args.peer_threads]
     return sides
 
@@ -93,7 +100,7 @@ def run(side, args):
     threads = str(side["threads"])
     environment = {key: value for key, value in os.environ.items() if key != "OPENBLAS_CORETYPE"}
     environment.update({key: threads for key in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")})
-    if not side["ours"] and not args.plain_peer:
+    if not side["ours"] and not side["plain"]:
         environment["GLIBC_TUNABLES"] = PEER_MALLOC
     cpus = ",".join(map(str, sorted(os.sched_getaffinity(0))[-side["threads"]:]))
     try:
@@ -179,7 +186,6 @@ def show(name, record):
 def parse():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], epilog=__doc__.split("\n", 2)[2],
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    default_python = os.environ.get("ADJOINT_PEERS_VENV", str(ROOT / "build" / "peers-venv")) + "/bin/python"
     parser.add_argument("names", nargs="*", metavar="NAME", help="comparisons to run, or all; see --list")
     parser.add_argument("--list", action="store_true", help="print the comparisons and their commands")
     parser.add_argument("--rounds", type=int, default=5)
@@ -187,7 +193,7 @@ def parse():
     parser.add_argument("--peer-threads", type=thread_list, metavar="N,…", help="default: 1 and all CPUs")
     parser.add_argument("--only", choices=["ours", "peers"], help="run one half")
     parser.add_argument("--bin", default=str(ROOT / "build" / "release" / "bin"), help="folder of our programs")
-    parser.add_argument("--python", default=default_python, help="interpreter with PyTorch (scripts/setup_peers.sh)")
+    parser.add_argument("--python", default=PYTHON, help="interpreter with PyTorch (scripts/setup_peers.sh)")
     parser.add_argument("--ours", default=OURS, metavar="TEMPLATE", help=f"default: {OURS}")
     parser.add_argument("--peer", default=PEER, metavar="TEMPLATE", help=f"default: {PEER}")
     parser.add_argument("--our-options", type=shlex.split, default=[], metavar="TEXT", help="appended to our command")
@@ -233,7 +239,7 @@ def main():
         versions = {"adjoint": revision(), **{key: peers[0][key] for key in ("torch", "python") if peers}}
         now = datetime.datetime.now(datetime.timezone.utc)
         record = {"name": name, "date": now.strftime("%Y-%m-%d"), "machine": processor(), "versions": versions,
-                  "peer_malloc_tuned": not args.plain_peer, "summary": summary, "ratios": ratios,
+                  "peer_malloc_tuned": not is_plain(name, args), "summary": summary, "ratios": ratios,
                   "commands": {side["side"]: shown(side["command"], args) for side in sides},
                   "rounds": rounds}
         show(name, record)

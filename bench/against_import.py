@@ -35,8 +35,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--bin", default=str(ab.ROOT / "build" / "release" / "bin"), help="folder of our programs")
-    parser.add_argument("--python", default=str(ab.ROOT / "build" / "peers-venv" / "bin" / "python"),
-                        help="interpreter with PyTorch (scripts/setup_peers.sh)")
+    parser.add_argument("--python", default=ab.PYTHON, help="interpreter with PyTorch (scripts/setup_peers.sh)")
     parser.add_argument("--out", default=str(ab.ROOT / "bench" / "results"), help="folder for the record; '' for none")
     args = parser.parse_args()
     if args.rounds < 1:
@@ -64,6 +63,7 @@ def main():
     print(f"import torch / train, median: {ratio:.2f}")
     if args.out:
         path = pathlib.Path(args.out) / f"cpu-against-import-{record['date']}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
