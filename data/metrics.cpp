@@ -4,11 +4,11 @@
 
 #include <algorithm>
 #include <array>
-#include <cmath>
 #include <map>
 #include <numeric>
 
 #include "kernels/base/error.h"
+#include "kernels/base/real_math.h"
 
 namespace adjoint::data {
 
@@ -91,10 +91,10 @@ double bleu4(const TokenSequences& hypotheses, const TokenSequences& references)
   double log_precision = 0;
   for (size_t i = 0; i < kOrders; ++i) {
     if (matched[i] == 0) return 0;
-    log_precision += std::log(static_cast<double>(matched[i]) / static_cast<double>(possible[i])) / kOrders;
+    log_precision += real::log(static_cast<double>(matched[i]) / static_cast<double>(possible[i])) / kOrders;
   }
   const double brevity = std::min(0.0, 1 - static_cast<double>(reference_length) / static_cast<double>(length));
-  return std::exp(brevity + log_precision);
+  return real::exp(brevity + log_precision);
 }
 
 double exact_match(const TokenSequences& hypotheses, const TokenSequences& references) {

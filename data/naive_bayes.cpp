@@ -3,9 +3,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cmath>
 
 #include "kernels/base/error.h"
+#include "kernels/base/real_math.h"
 
 namespace adjoint::data {
 
@@ -36,7 +36,7 @@ NaiveBayes::NaiveBayes(const std::vector<std::vector<int32_t>>& sequences, const
   const auto to_log_shares = [](std::span<double> counts) {
     double total = 0;
     for (const double count : counts) total += count;
-    for (double& count : counts) count = std::log(count / total);
+    for (double& count : counts) count = real::log(count / total);
   };
   to_log_shares(log_prior_);
   for (int64_t i = 0; i < classes; ++i) {

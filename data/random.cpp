@@ -3,7 +3,8 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
-#include <numbers>
+
+#include "kernels/base/real_math.h"
 
 namespace adjoint::data {
 
@@ -34,8 +35,10 @@ uint64_t CounterRandom::below(uint64_t bound) {
 double CounterRandom::uniform() { return static_cast<double>(next() >> 11) * 0x1p-53; }
 
 double CounterRandom::normal() {
-  const double radius = std::sqrt(-2.0 * std::log(1.0 - uniform()));
-  return radius * std::cos(2.0 * std::numbers::pi * uniform());
+  const double radius = std::sqrt(-2.0 * real::log(1.0 - uniform()));
+  double sine, cosine;
+  real::sincos_turns(uniform(), sine, cosine);
+  return radius * cosine;
 }
 
 PythonRandom::PythonRandom(uint64_t seed) {

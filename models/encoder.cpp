@@ -4,6 +4,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numbers>
+
+#include "kernels/base/real_math.h"
 
 namespace adjoint {
 namespace {
@@ -27,9 +30,11 @@ Tensor sinusoids(const Initializer& init, std::int64_t positions, std::int64_t w
   std::vector<double> table;
   for (std::int64_t t = 0; t < positions; ++t)
     for (std::int64_t i = 0; i < width; ++i) {
-      const double angle =
-          static_cast<double>(t) * std::pow(10000.0, -static_cast<double>(i - i % 2) / static_cast<double>(width));
-      table.push_back(i % 2 == 0 ? std::sin(angle) : std::cos(angle));
+      const double exponent = static_cast<double>(i - i % 2) / static_cast<double>(width);
+      const double angle = static_cast<double>(t) * real::exp(-exponent * real::log(10000.0));
+      double sine, cosine;
+      real::sincos_turns(angle / (2.0 * std::numbers::pi), sine, cosine);
+      table.push_back(i % 2 == 0 ? sine : cosine);
     }
   return Tensor::from(std::span<const double>(table), {positions, width}, init.dtype, init.random.device());
 }

@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cmath>
 #include <filesystem>
 #include <numeric>
 
@@ -11,6 +10,7 @@
 #include "apps/common/engine_options.h"
 #include "engine/checkpoint.h"
 #include "engine/step.h"
+#include "kernels/base/real_math.h"
 #include "models/language_model.h"
 
 namespace adjoint::clickbait {
@@ -76,7 +76,7 @@ class LanguageModelTraining {
       all += tokens;
     }
     const double loss = sum / static_cast<double>(all);
-    return {{"perplexity", std::exp(loss)}, {"loss", loss}};
+    return {{"perplexity", real::exp(loss)}, {"loss", loss}};
   }
 
  private:

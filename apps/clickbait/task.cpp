@@ -12,6 +12,7 @@
 #include "apps/common/shared_options.h"
 #include "apps/common/terminal.h"
 #include "engine/checkpoint.h"
+#include "kernels/base/real_math.h"
 
 namespace adjoint::clickbait {
 namespace {
@@ -247,7 +248,7 @@ Judgement judge(const Classifier& model, const std::vector<std::vector<std::int3
     const std::int32_t truth = labels[static_cast<std::size_t>(chosen[i])];
     j.confusion.add(truth, most_likely(j.probabilities[i]));
     const double p = j.probabilities[i][static_cast<std::size_t>(truth)];
-    j.loss -= std::log(std::max(p, 1e-30)) / static_cast<double>(chosen.size());  // f32 may round p to 0
+    j.loss -= real::log(std::max(p, 1e-30)) / static_cast<double>(chosen.size());  // f32 may round p to 0
   }
   return j;
 }

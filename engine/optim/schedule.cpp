@@ -1,8 +1,8 @@
 #include "engine/optim/schedule.h"
 
 #include <algorithm>
-#include <cmath>
-#include <numbers>
+
+#include "kernels/base/real_math.h"
 
 namespace adjoint {
 
@@ -12,7 +12,10 @@ double scheduled_rate(const ScheduleOptions& o, std::int64_t step) {
   const double span = static_cast<double>(std::max<std::int64_t>(o.total_steps - o.warmup, 1));
   // The first step after the warm-up has the full rate; the step after the last would have none.
   const double done = std::clamp(static_cast<double>(step - o.warmup - 1) / span, 0.0, 1.0);
-  return o.kind == Schedule::linear ? o.rate * (1.0 - done) : o.rate * 0.5 * (1.0 + std::cos(std::numbers::pi * done));
+  if (o.kind == Schedule::linear) return o.rate * (1.0 - done);
+  double sine, cosine;
+  real::sincos_turns(0.5 * done, sine, cosine);
+  return o.rate * 0.5 * (1.0 + cosine);
 }
 
 }  // namespace adjoint
