@@ -6,7 +6,7 @@ add_library(adjoint_shared SHARED
   $<TARGET_OBJECTS:adjoint_kernels> $<TARGET_OBJECTS:adjoint_engine> $<TARGET_OBJECTS:adjoint_models>)
 set_target_properties(adjoint_shared PROPERTIES OUTPUT_NAME adjoint EXPORT_NAME adjoint
   VERSION ${PROJECT_VERSION} SOVERSION ${PROJECT_VERSION_MAJOR})
-target_link_libraries(adjoint_shared PRIVATE Threads::Threads fmt::fmt ${CMAKE_DL_LIBS})
+target_link_libraries(adjoint_shared PRIVATE adjoint_cpu Threads::Threads fmt::fmt ${CMAKE_DL_LIBS})
 if(ADJOINT_HAS_CUDA)
   target_link_libraries(adjoint_shared PRIVATE $<LINK_LIBRARY:WHOLE_ARCHIVE,adjoint_cuda>)
 endif()

@@ -43,6 +43,13 @@ void set_threads(int threads) {
 
 int threads() { return pool().pool->threads(); }
 
+CpuLevel cpu_level() { return {cpu::name(pool().at.level), cpu::instructions(pool().at.level)}; }
+CpuLevel best_cpu_level() { return {cpu::name(cpu::best_level()), cpu::instructions(cpu::best_level())}; }
+void set_cpu_level(std::string_view text, std::string_view origin) {
+  cpu::set_level(text, origin);
+  pool().at.level = cpu::level();
+}
+
 const cpu::At& cpu_at() { return pool().at; }
 
 namespace detail {

@@ -25,6 +25,18 @@ int threads_of_machine();
 void set_threads(int threads);
 int threads();
 
+/// A level of processor that CPU kernels are compiled for: "x86-64-v3", "AVX2".
+struct CpuLevel {
+  std::string_view name, instructions;
+};
+/// The one that is used, and the best that this processor has. Results are equal, bit for bit, on all levels that have
+/// a fused multiply-add (all but x86-64-v2).
+CpuLevel cpu_level();
+CpuLevel best_cpu_level();
+/// `text`: a level's name, or auto for the best. Throws E-CONF-003, naming `origin` ("--cpu-level"), for another text
+/// and for a level that this processor lacks. Not while kernels run.
+void set_cpu_level(std::string_view text, std::string_view origin);
+
 /// Where CPU kernels run.
 const cpu::At& cpu_at();
 

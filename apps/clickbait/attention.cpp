@@ -42,7 +42,8 @@ std::vector<app::AttentionView> views_of(const std::vector<Tensor>& weights, con
 void add_attention_options(app::OptionTable& table) {
   table.arguments({.placeholder = "RUN HEADLINE...", .min = 2, .max = 65, .help = "folder of the run, and headlines"});
   app::add_attention_output(table);
-  app::add_shared(table, {"device", "gemm-backend", "lstm-backend", "attention-backend", "threads", "color"});
+  app::add_shared(table,
+                  {"device", "gemm-backend", "lstm-backend", "attention-backend", "threads", "cpu-level", "color"});
 }
 
 int attention(const app::Settings& settings, const app::OptionTable& train_table) {

@@ -179,11 +179,11 @@ void add_train_options(app::OptionTable& table) {
   table.add(app::real("label-smoothing", 0, 0, 0.99, "share of the probability that is spread over all classes"));
   table.add(app::real("average", 0, 0, 0.99999,
                       "judge and keep an average of the weights over about 1 / (1 - X) steps, 0 for the last weights"));
-  app::add_shared(table, {"init-from", "epochs",   "max-steps", "max-time",     "batch-size",   "optimizer",
-                          "lr",        "schedule", "warmup",    "weight-decay", "clip",         "early-stop",
-                          "require",   "config",   "name",      "out",          "dry-run",      "overfit-batch",
-                          "profile",   "seed",     "device",    "gemm-backend", "lstm-backend", "attention-backend",
-                          "threads",   "progress", "color",     "quiet",        "json"});
+  app::add_shared(table, {"init-from", "epochs",    "max-steps", "max-time",     "batch-size",   "optimizer",
+                          "lr",        "schedule",  "warmup",    "weight-decay", "clip",         "early-stop",
+                          "require",   "config",    "name",      "out",          "dry-run",      "overfit-batch",
+                          "profile",   "seed",      "device",    "gemm-backend", "lstm-backend", "attention-backend",
+                          "threads",   "cpu-level", "progress",  "color",        "quiet",        "json"});
   // The best of a sweep over validation parts of the published headlines: docs/headlines.md.
   table.defaults({{"dropout", 0.3},
                   {"word-dropout", 0.3},

@@ -51,7 +51,8 @@ void add_eval_options(app::OptionTable& table) {
   table.group("Data");
   table.add(app::choice("part", "test", {"test", "validation", "train", "all"}, "which texts to judge by"));
   table.add(app::path("data", "PATH", "other texts than the run's"));
-  app::add_shared(table, {"device", "gemm-backend", "lstm-backend", "attention-backend", "threads", "json"});
+  app::add_shared(table,
+                  {"device", "gemm-backend", "lstm-backend", "attention-backend", "threads", "cpu-level", "json"});
 }
 
 int evaluate(const app::Settings& settings, const app::OptionTable& train_table) {
@@ -104,7 +105,8 @@ void add_predict_options(app::OptionTable& table) {
                    .min = 1,
                    .max = 1'000'000,
                    .help = "folder of the run, and headlines; lines of standard input if none"});
-  app::add_shared(table, {"device", "gemm-backend", "lstm-backend", "attention-backend", "threads", "json"});
+  app::add_shared(table,
+                  {"device", "gemm-backend", "lstm-backend", "attention-backend", "threads", "cpu-level", "json"});
 }
 
 int predict(const app::Settings& settings, const app::OptionTable& train_table) {

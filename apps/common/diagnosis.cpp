@@ -10,9 +10,9 @@
 
 #include "apps/common/metrics.h"
 #include "apps/common/terminal.h"
-#include "engine/cpu_build.h"
 #include "engine/gpu.h"
 #include "engine/gpu_libraries.h"
+#include "engine/launch.h"
 
 namespace adjoint::app {
 namespace {
@@ -36,14 +36,13 @@ std::string processor_name() {
 }
 
 Finding processor() {
-  const CpuBuild build = cpu_build();
-  const std::string what = fmt::format("{}, {} threads; kernels compiled for {} instructions", processor_name(),
-                                       std::max(1u, std::thread::hardware_concurrency()), build.instructions);
-  if (build.runs_here) return {.item = "processor", .text = what};
+  const CpuLevel level = cpu_level(), best = best_cpu_level();
   return {.item = "processor",
-          .state = State::wrong,
-          .text = what + ", which this processor has not",
-          .advice = "build on this machine, or with -DADJOINT_CPU_ARCH=x86-64-v3 or x86-64"};
+          .text = fmt::format("{}, {} threads; kernels of level {} ({}), {}", processor_name(),
+                              std::max(1u, std::thread::hardware_concurrency()), level.name, level.instructions,
+                              level.name == best.name
+                                  ? "the best that it has"
+                                  : fmt::format("as asked; it has {} ({})", best.name, best.instructions))};
 }
 
 /// Display and compute cards of NVIDIA that the system sees, with a driver or without.

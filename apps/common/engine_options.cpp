@@ -15,6 +15,8 @@ namespace {
 Device asked_device(const Settings& settings) {
   const std::int64_t asked = settings.integer("threads");
   set_threads(asked == 0 ? threads_of_machine() : static_cast<int>(asked));
+  if (settings.has("cpu-level") && settings.text("cpu-level") != "auto")
+    set_cpu_level(settings.text("cpu-level"), "--cpu-level");
   const std::string& name = settings.text("device");
   if (name == "cpu") return Device{};
   if (name == "auto") {

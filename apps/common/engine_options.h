@@ -12,7 +12,7 @@
 
 namespace adjoint::app {
 
-/// Applies --threads, --gemm-backend, --lstm-backend and --attention-backend and returns the device of --device; auto
+/// Applies --threads, --cpu-level, --gemm-backend, --lstm-backend and --attention-backend and returns the device of --device; auto
 /// is the first GPU that works, else the CPU. Throws E-GPU-001 for --device cuda without one, E-GPU-009 for a library
 /// that is not there.
 Device device_of(const Settings& settings);

@@ -71,7 +71,8 @@ std::vector<Option> shared_options() {
                            "who multiplies matrices on a GPU; auto: cuBLASLt where it is found"),
                     choice("lstm-backend", "own", {"own", "cudnn"}, "who runs LSTMs on a GPU"),
                     choice("attention-backend", "own", {"own", "cudnn"}, "who computes attention on a GPU"),
-                    integer("threads", 0, 0, kMostThreads, "CPU threads, 0 for all cores")});
+                    integer("threads", 0, 0, kMostThreads, "CPU threads, 0 for all cores"),
+                    text("cpu-level", "auto|LEVEL", "processor level of the CPU kernels, as x86-64-v3", "auto")});
   group("Output", {choice("progress", "auto", {"auto", "bar", "plain", "none"}, "progress on stderr").for_this_call(),
                    choice("color", "auto", {"auto", "always", "never"}, "auto respects NO_COLOR").for_this_call(),
                    flag("quiet", "print the result only").with_letter('q').for_this_call(),

@@ -4,11 +4,16 @@
 
 #include <algorithm>
 #include <chrono>
+#include <filesystem>
+#include <span>
 
 #include "apps/common/engine_options.h"
 #include "apps/common/profile.h"
 #include "apps/common/tensorboard.h"
 #include "apps/common/terminal.h"
+#include "data/sha256.h"
+#include "engine/launch.h"
+#include "engine/safetensors.h"
 #include "engine/storage.h"
 
 namespace adjoint::app {
@@ -17,6 +22,20 @@ namespace {
 ScheduleOptions schedule(const Settings& settings, const LoopSetup& setup) {
   const std::int64_t all = setup.epochs * setup.steps_per_epoch;
   return schedule_of(settings, setup.max_steps > 0 ? std::min(setup.max_steps, all) : all);
+}
+
+/// SHA-256 of all weights' values in the order of their names; null where nothing was saved.
+nlohmann::ordered_json weights_digest(const std::string& path) {
+  if (!std::filesystem::exists(path)) return nullptr;
+  const SafetensorsFile file(path);
+  std::string values;
+  for (const std::uint32_t index : file.header().by_name) {
+    const TensorInfo& tensor = file.header().tensors[index];
+    const std::size_t at = values.size();
+    values.resize(at + tensor.bytes());
+    file.read(tensor, std::as_writable_bytes(std::span(values).subspan(at)));
+  }
+  return data::sha256(values);
 }
 
 }  // namespace
@@ -97,6 +116,8 @@ nlohmann::ordered_json TrainingRun::summary() const {
           {"best_step", result_.state.best_step},
           {"first_loss", result_.first_loss},
           {"last_loss", result_.last_loss},
+          {"cpu_level", cpu_level().name},
+          {"weights_sha256", weights_digest(weights())},
           {"run", folder_->path()}};
 }
 

@@ -58,7 +58,7 @@ class TrainingRun {
   void message(const std::string& line) { progress_.message(line); }
   const LoopResult& result() const { return result_; }
   double seconds() const { return seconds_; }
-  /// The part of a report that all training has: steps, times, how it ended.
+  /// The part of a report that all training has: steps, times, how it ended, level of processor, digest of the weights.
   nlohmann::ordered_json summary() const;
   const std::string& profile() const { return profile_; }
 

@@ -18,7 +18,8 @@ namespace {
 void add_common(app::OptionTable& table) {
   table.group("Run");
   table.add(app::path("run", "DIR", "folder of the trained run; the newest one if not given"));
-  app::add_shared(table, {"device", "gemm-backend", "lstm-backend", "attention-backend", "threads", "color", "json"});
+  app::add_shared(
+      table, {"device", "gemm-backend", "lstm-backend", "attention-backend", "threads", "cpu-level", "color", "json"});
 }
 
 /// The arguments, or the lines of standard input.
@@ -64,7 +65,8 @@ void add_attention_options(app::OptionTable& table) {
   app::add_attention_output(table);
   table.group("Run");
   table.add(app::path("run", "DIR", "folder of the trained run; the newest one if not given"));
-  app::add_shared(table, {"device", "gemm-backend", "lstm-backend", "attention-backend", "threads", "color"});
+  app::add_shared(table,
+                  {"device", "gemm-backend", "lstm-backend", "attention-backend", "threads", "cpu-level", "color"});
 }
 
 int attention(const app::Settings& settings, const app::OptionTable& train_table) {

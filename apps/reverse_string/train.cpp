@@ -134,7 +134,8 @@ void add_train_options(app::OptionTable& table) {
       table, {"epochs",       "max-steps",         "max-time",      "batch-size", "optimizer", "lr",     "schedule",
               "warmup",       "weight-decay",      "clip",          "early-stop", "require",   "config", "name",
               "out",          "dry-run",           "overfit-batch", "profile",    "seed",      "device", "gemm-backend",
-              "lstm-backend", "attention-backend", "threads",       "progress",   "color",     "quiet",  "json"});
+              "lstm-backend", "attention-backend", "threads",       "cpu-level",  "progress",  "color",  "quiet",
+              "json"});
   table.group("Output");
   table.add(app::path("beside", "DIR", "a finished run to show in the same table").for_this_call());
   table.defaults({{"epochs", std::int64_t{8}},

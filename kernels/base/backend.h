@@ -1,19 +1,23 @@
 #pragma once
 // How calls reach a backend. Every kernel family declares, per backend, `void run(const At&, const Call&)`; a call that
 // needs temporary memory has a member `void* scratch` and declares `std::size_t scratch_bytes(const At&, const Call&)`
-// beside run. The CPU's are declared beside the call's contract and always linked. A GPU backend is in a program or
-// not: each of its sources enters what it defines below, before main, and a null pointer says that it is not there.
+// beside run. The CPU's are declared beside the call's contract and always linked, once for each level of processor;
+// the At chooses among them. A GPU backend is in a program or not: each of its sources enters what it defines below,
+// before main, and a null pointer says that it is not there.
 
 #include <cstddef>
+
+#include "kernels/base/cpu_level.h"
 
 namespace adjoint {
 
 namespace cpu {
 class ThreadPool;
 
-/// Where CPU calls run.
+/// Where CPU calls run, and on which instructions.
 struct At {
   ThreadPool* pool;
+  Level level = cpu::level();
 };
 }  // namespace cpu
 
@@ -61,18 +65,50 @@ const Entry<At, Call>& entry_of(const Call& call) {
 
 }  // namespace adjoint
 
-/// Declares a call's entry points on the CPU. launch() finds them through the namespace of At.
-#define ADJOINT_CPU_KERNEL(Call)            \
-  namespace adjoint::cpu {                  \
-  void run(const At& at, const Call& call); \
+/// Declares a call's entry points on the CPU. launch() finds them through the namespace of At. The sources of one level
+/// see those of their own level alone.
+#define ADJOINT_CPU_NO_SCRATCH(Call) /* only GPU backends use its scratch */ \
+  namespace adjoint::cpu {                                                   \
+  constexpr std::size_t scratch_bytes(const At&, const Call&) { return 0; }  \
   }
-/// Of a call whose scratch only GPU backends use.
-#define ADJOINT_CPU_NO_SCRATCH(Call)                                        \
-  namespace adjoint::cpu {                                                  \
-  constexpr std::size_t scratch_bytes(const At&, const Call&) { return 0; } \
+#ifdef ADJOINT_CPU_LEVEL
+#define ADJOINT_CPU_KERNEL(Call)              \
+  namespace adjoint::cpu::ADJOINT_CPU_LEVEL { \
+  void run(const At& at, const Call& call);   \
   }
-#define ADJOINT_CPU_SCRATCH(Call)                                                               \
-  namespace adjoint::cpu {                                                                      \
-  std::size_t scratch_bytes(const Call& call);                                                  \
-  inline std::size_t scratch_bytes(const At&, const Call& call) { return scratch_bytes(call); } \
+#define ADJOINT_CPU_SCRATCH(Call)              \
+  namespace adjoint::cpu::ADJOINT_CPU_LEVEL {  \
+  std::size_t scratch_bytes(const Call& call); \
   }
+#else
+#define ADJOINT_DECLARE_RUN(level, name, Call) \
+  namespace level {                            \
+  void run(const At& at, const Call& call);    \
+  }
+#define ADJOINT_RUN(level, name, Call) \
+  case Level::level:                   \
+    return level::run(at, call);
+#define ADJOINT_DECLARE_SCRATCH(level, name, Call) \
+  namespace level {                                \
+  std::size_t scratch_bytes(const Call& call);     \
+  }
+#define ADJOINT_SCRATCH(level, name, Call) \
+  case Level::level:                       \
+    return level::scratch_bytes(call);
+
+#define ADJOINT_CPU_KERNEL(Call)                                \
+  namespace adjoint::cpu {                                      \
+  ADJOINT_CPU_LEVELS(ADJOINT_DECLARE_RUN, Call)                 \
+  inline void run(const At& at, const Call& call) {             \
+    switch (at.level) { ADJOINT_CPU_LEVELS(ADJOINT_RUN, Call) } \
+  }                                                             \
+  }
+#define ADJOINT_CPU_SCRATCH(Call)                                    \
+  namespace adjoint::cpu {                                           \
+  ADJOINT_CPU_LEVELS(ADJOINT_DECLARE_SCRATCH, Call)                  \
+  inline std::size_t scratch_bytes(const At& at, const Call& call) { \
+    switch (at.level) { ADJOINT_CPU_LEVELS(ADJOINT_SCRATCH, Call) }  \
+    return 0;                                                        \
+  }                                                                  \
+  }
+#endif

@@ -1,7 +1,6 @@
 #include "kernels/attention.h"
 
 #include <algorithm>
-#include <cmath>
 #include <limits>
 
 #include "kernels/base/philox.h"
@@ -13,7 +12,7 @@
 // a long one rescales what it has summed when a tile brings a larger maximum (online softmax). Where tiles begin
 // depends on the position alone, so a padded batch gives each sequence the bits it has alone.
 
-namespace adjoint::cpu {
+namespace adjoint::cpu::ADJOINT_CPU_LEVEL {
 namespace {
 
 constexpr std::int64_t kQueryBlock = 64;
@@ -109,7 +108,7 @@ struct Head {
       const std::int64_t visible = std::clamp<std::int64_t>(seen(t0 + r) - s0, 0, columns);
       for (std::int64_t c = visible / kLanes<A> * kLanes<A>; c < padded; c += kLanes<A>) {
         const int first = static_cast<int>(std::max<std::int64_t>(visible - c, 0));
-        store(row + c, first_lanes<A>(first) ? load(row + c) : broadcast(kMinusInfinity<A>));
+        store(row + c, select(first_lanes<A>(first), load(row + c), broadcast(kMinusInfinity<A>)));
       }
     }
   }
@@ -127,7 +126,7 @@ A row_max(const A* x, std::int64_t padded) {
   Vec<A> best = load(x);
   for (std::int64_t i = kLanes<A>; i < padded; i += kLanes<A>) {
     const Vec<A> v = load(x + i);
-    best = v != v ? v : max<A>(best, v);
+    best = select(v != v, v, max<A>(best, v));
   }
   return max_lanes<A>(best);
 }
@@ -149,9 +148,9 @@ template <class T, class A = acc_t<T>>
 A dot(const A* a, const T* b, std::int64_t n) {
   Vec<A> total{};
   std::int64_t i = 0;
-  for (; i + kLanes<A> <= n; i += kLanes<A>) total = load(a + i) * load(b + i) + total;
+  for (; i + kLanes<A> <= n; i += kLanes<A>) total = multiply_add(load(a + i), load(b + i), total);
   if (const int rest = static_cast<int>(n - i); rest > 0)
-    total = load_first(a + i, rest) * load_first(b + i, rest) + total;
+    total = multiply_add(load_first(a + i, rest), load_first(b + i, rest), total);
   return sum_lanes<A>(total);
 }
 
@@ -210,9 +209,9 @@ void forward_chunk(const AttentionForward& call, std::int64_t chunk) {
   for (std::int64_t t0 = first; t0 < last; t0 += kQueryBlock) {
     const std::int64_t block = std::min(kQueryBlock, last - t0);
     const std::int64_t rows = std::clamp<std::int64_t>(head.queries - t0, 0, block);
-    A highest[kQueryBlock], total[kQueryBlock];
+    A highest[kQueryBlock], total[kQueryBlock], log_total[kQueryBlock];
     std::fill(highest, highest + block, kMinusInfinity<A>);
-    std::fill(total, total + block, A(0));
+    std::fill(total, total + kQueryBlock, A(0));
     std::fill(sum, sum + block * y_width, A(0));
     const auto q_rows = rows_of(head.q + t0 * s.q_stride[2], s.q_stride[2], rows, s.width, q_buffer);
     const std::int64_t visible = rows > 0 ? head.seen(t0 + rows - 1) : 0;
@@ -229,7 +228,7 @@ void forward_chunk(const AttentionForward& call, std::int64_t chunk) {
         }
         const A tile_sum = exp_and_sum(row, padded, now);
         if (s0 > 0 && now != highest[r]) {
-          const A shrink = std::exp(highest[r] - now);
+          const A shrink = of_one(highest[r] - now, [](auto x) { return exp(x); });
           total[r] *= shrink;
           for (std::int64_t i = 0; i < y_width; i += kLanes<A>)
             store(sum + r * y_width + i, load(sum + r * y_width + i) * shrink);
@@ -241,13 +240,14 @@ void forward_chunk(const AttentionForward& call, std::int64_t chunk) {
       }
       multiply<A>(rows, s.value_width, columns, p, ld, 1, values + s0 * y_width, sum, y_width, A(1), true);
     }
+    for (std::int64_t r = 0; r < block; r += kLanes<A>) store(log_total + r, log(load(total + r)));
     for (std::int64_t r = 0; r < block; ++r) {
       const bool any = r < rows && highest[r] != kMinusInfinity<A>;
       const Vec<A> inverse = broadcast(any ? A(1) / total[r] : A(0));
       for_registers<false>(y + (t0 + r) * s.value_width, s.value_width, [&](std::int64_t i, auto get) {
         return any ? get(sum + r * y_width + i) * inverse : Vec<A>{};
       });
-      lse[t0 + r] = any ? highest[r] + std::log(total[r]) : kMinusInfinity<A>;
+      lse[t0 + r] = any ? highest[r] + log_total[r] : kMinusInfinity<A>;
     }
   }
 }
@@ -445,4 +445,4 @@ void run(const At& at, const AttentionWeights& call) {
   });
 }
 
-}  // namespace adjoint::cpu
+}  // namespace adjoint::cpu::ADJOINT_CPU_LEVEL

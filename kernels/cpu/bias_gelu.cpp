@@ -7,19 +7,19 @@
 #include "kernels/cpu/strided.h"
 #include "kernels/cpu/thread_pool.h"
 
-namespace adjoint::cpu {
+namespace adjoint::cpu::ADJOINT_CPU_LEVEL {
 namespace {
 
 /// Rows of a chunk: at least 16, and at most 64 chunks, so that their column sums are soon added up.
 std::int64_t rows_per_chunk(std::int64_t rows) { return std::max<std::int64_t>((rows + 63) / 64, 16); }
 
 template <class A, bool tanh_form>
-Vec<A> value(Vec<A> x) {
+ADJOINT_INLINE Vec<A> value(Vec<A> x) {
   using M = VectorMath<A>;
   return tanh_form ? M::gelu_tanh(x) : x * M::normal_cdf(x);
 }
 template <class A, bool tanh_form>
-Vec<A> slope(Vec<A> x) {
+ADJOINT_INLINE Vec<A> slope(Vec<A> x) {
   using M = VectorMath<A>;
   return tanh_form ? M::gelu_tanh_slope(x) : M::normal_cdf(x) + x * M::normal_pdf(x);
 }
@@ -50,17 +50,6 @@ void forward(const At& at, const BiasGeluForward& call) {
   });
 }
 
-/// v, which is not fused into the addition that follows: a column's sum must not depend on what else is wanted.
-template <class A>
-Vec<A> rounded(Vec<A> v) {
-#if defined(__x86_64__)
-  asm("" : "+x"(v));
-#else
-  asm("" : "+m"(v));
-#endif
-  return v;
-}
-
 /// One row of dx, and of `columns`, if wanted, to which it is added before it is rounded.
 template <class T, bool tanh_form>
 void backward_row(const BiasGeluBackward& call, std::int64_t row, acc_t<T>* columns) {
@@ -76,7 +65,7 @@ void backward_row(const BiasGeluBackward& call, std::int64_t row, acc_t<T>* colu
     return;
   }
   for_registers<true>(columns, call.width, [=, accumulate = call.dx.accumulate](std::int64_t i, auto get) {
-    const Vec<A> g = rounded<A>(gradient(i, get));
+    const Vec<A> g = gradient(i, get);
     if (dx != nullptr) {
       const int n = static_cast<int>(std::min<std::int64_t>(call.width - i, kLanes<A>));
       n == kLanes<A> ? put(dx + i, g, accumulate) : put_first(dx + i, g, n, accumulate);
@@ -139,4 +128,4 @@ void run(const At& at, const BiasGeluBackward& call) {
   });
 }
 
-}  // namespace adjoint::cpu
+}  // namespace adjoint::cpu::ADJOINT_CPU_LEVEL

@@ -12,7 +12,7 @@
 #include "kernels/cpu/strided.h"
 #include "kernels/cpu/thread_pool.h"
 
-namespace adjoint::cpu {
+namespace adjoint::cpu::ADJOINT_CPU_LEVEL {
 namespace {
 
 // ---- Conversion of one element ----
@@ -270,4 +270,4 @@ void run(const At& at, const Fill& call) {
             [&](auto type) { fill_words(at, call.to, bits_of(convert<typename decltype(type)::type>(call.value))); });
 }
 
-}  // namespace adjoint::cpu
+}  // namespace adjoint::cpu::ADJOINT_CPU_LEVEL

@@ -10,7 +10,7 @@
 #include "kernels/cpu/simd_math.h"
 #include "kernels/cpu/thread_pool.h"
 
-namespace adjoint::cpu {
+namespace adjoint::cpu::ADJOINT_CPU_LEVEL {
 namespace {
 
 /// Rows whose chains of dependent operations run side by side.
@@ -47,7 +47,7 @@ void sum_exponentials(const T* x, std::int64_t classes, acc_t<T>* shift, acc_t<T
   const std::int64_t whole = classes / lanes * lanes;
   const int rest = static_cast<int>(classes - whole);
   const VecInt<A> exists = first_lanes<A>(rest);
-  const auto tail = [&](const T* row) { return exists ? load_first(row + whole, rest) : broadcast(kLowest); };
+  const auto tail = [&](const T* row) { return select(exists, load_first(row + whole, rest), broadcast(kLowest)); };
   Vec<A> best[R], total[R];
 #pragma GCC unroll 4
   for (int r = 0; r < R; ++r) best[r] = broadcast(kLowest);
@@ -120,15 +120,14 @@ void backward_row(const CrossEntropyBackward& call, std::int64_t row, acc_t<T> f
     sum_exponentials<1>(x, call.classes, &shift, &sum);
     scale = sum == A(0) ? A(1) : A(1) / sum;  // a row of only -inf has exponentials 0
   }
-  VecInt<A> place;
-  for (int k = 0; k < lanes; ++k) place[k] = k;
+  const VecInt<A> place = lane_numbers<A>();
   for (std::int64_t i = 0; i < call.classes; i += lanes) {
     const int n = static_cast<int>(std::min<std::int64_t>(lanes, call.classes - i));
     Vec<A> g{};
     if (counts) {
       const Vec<A> p = exp(get(x + i, n) - shift) * scale;
       const auto target = static_cast<typename IntOf<A>::type>(call.targets[row] - i);
-      g = factor * (place == target ? p - A(1) : p);
+      g = factor * select(place == target, p - A(1), p);
     }
     if (n == lanes) {
       put(dx + i, g, call.dx.accumulate);
@@ -175,4 +174,4 @@ void run(const At& at, const CrossEntropyBackward& call) {
   });
 }
 
-}  // namespace adjoint::cpu
+}  // namespace adjoint::cpu::ADJOINT_CPU_LEVEL

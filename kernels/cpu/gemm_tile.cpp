@@ -6,7 +6,7 @@
 #include "kernels/cpu/thread_pool.h"
 #include "kernels/cpu/transpose.h"
 
-namespace adjoint::cpu {
+namespace adjoint::cpu::ADJOINT_CPU_LEVEL {
 namespace {
 
 template <class T>
@@ -16,6 +16,9 @@ using PackedKernel = void (*)(std::int64_t k, const acc_t<T>* a, std::int64_t a_
 template <class T, int R, int V>
 void packed_tile(std::int64_t k, const acc_t<T>* a, std::int64_t a_row, std::int64_t a_column, const acc_t<T>* b,
                  T* const* c, std::int64_t column, int last, const Finish<T>& finish) {
+  // c is needed only after the whole of k, by when it shall be there.
+  if (finish.accumulate)
+    for (int i = 0; i < R; ++i) __builtin_prefetch(c[i] + column, 1);
   Vec<acc_t<T>> sum[R][V];
   clear_tile<R, V, acc_t<T>>(sum);
   multiply_tile(sum, k, a, a_row, a_column, b, V * kLanes<acc_t<T>>);
@@ -35,22 +38,23 @@ using DirectKernel = void (*)(std::int64_t k, const acc_t<T>* a, std::int64_t a_
 
 /// A masked load costs nothing extra for f32 and f64 with AVX-512; elsewhere the last columns are packed.
 template <class T>
-constexpr bool kMaskedLoads = kVectorBytes == 64 && !std::is_same_v<T, bf16>;
+constexpr bool kMaskedLoads = kRegistersOfVec == 1 && !std::is_same_v<T, bf16>;
 
 template <class T, int R, int V>
 void direct_tile(std::int64_t k, const acc_t<T>* a, std::int64_t a_row, std::int64_t a_column, const T* b,
                  std::int64_t ldb, T* const* c, std::int64_t column, int last, const Finish<T>& finish) {
+  constexpr std::int64_t lanes = kLanes<acc_t<T>>;
   Vec<acc_t<T>> sum[R][V];
   clear_tile<R, V, acc_t<T>>(sum);
-  multiply_tile<kMaskedLoads<T>>(sum, k, a, a_row, a_column, b + column, ldb, last);
+  multiply_tile<kMaskedLoads<T>>(sum, k, a, a_row, a_column, b + column, ldb, lanes, last);
   finish_tile<R, V, T>(sum, c, column, last, finish);
 }
 
-/// Registers a row that keep the multipliers busy without running out of registers.
+/// Vectors a row that keep the multipliers busy without running out of registers.
 constexpr int widest(int rows) {
-  if (rows == 1) return 8;
-  if (rows <= (kTileRows == 14 ? 6 : 3)) return 4;
-  return 2;
+  if (rows == 1) return 8 / kRegistersOfVec;
+  if (rows <= (kTileRows - 1) / 2) return 4 / kRegistersOfVec > 1 ? 4 / kRegistersOfVec : 1;
+  return kTileVectors;
 }
 template <class T, int V, int... R>
 constexpr std::array<DirectKernel<T>, kTileRows + 1> direct_kernels(std::integer_sequence<int, R...>) {
@@ -70,6 +74,7 @@ struct RowTiles {
     extra = m - base * count;
   }
   int rows(std::int64_t t) const { return static_cast<int>(base + (t < extra ? 1 : 0)); }
+  std::int64_t first(std::int64_t t) const { return t * base + std::min(t, extra); }
 };
 
 /// Columns of b contiguous in p: `width` registers of columns, of which `columns` exist.
@@ -203,38 +208,53 @@ void gemm(std::int64_t m, std::int64_t n, std::int64_t k, const Left<T>& a, cons
   using A = acc_t<T>;
   const std::int64_t columns = round_to_lanes<A>(n);
   const RowTiles tiles(m);
+  // Rows that lie a multiple of 1024 bytes apart compete for the same cache sets; of columns that lie far apart each
+  // element of a tile is on a page of its own. Both are copied, one line apart.
+  const std::size_t row_bytes = static_cast<std::size_t>(a.row) * sizeof(T),
+                    column_bytes = static_cast<std::size_t>(a.column) * sizeof(T);
+  const bool copy = !std::is_same_v<T, A> || a.rows != nullptr || a.depth != nullptr ||
+                    (a.column == 1 ? row_bytes % 1024 == 0 : column_bytes >= 2048);
   Finish<T> block = finish;
   for (std::int64_t begin = 0; begin < k || begin == 0; begin += kDepth<T>) {
     const std::int64_t depth = std::min(kDepth<T>, k - begin);
     const A* panels = packed + begin * columns;
-    // Rows that lie a multiple of 1024 bytes apart compete for the same cache sets: they are copied, one line apart.
-    const std::int64_t copied_row = round_to_lanes<A>(depth) + kLanes<A>;
-    const bool copy = !std::is_same_v<T, A> || a.rows != nullptr || a.depth != nullptr ||
-                      (a.column == 1 && static_cast<std::size_t>(a.row) * sizeof(T) % 1024 == 0);
-    A* copied =
-        copy ? static_cast<A*>(thread_buffer(kTileSlot, sizeof(A) * (kTileRows * copied_row + kLanes<A>))) : nullptr;
-    std::int64_t row = 0;
-    for (std::int64_t t = 0; t < tiles.count; ++t) {
-      const int rows = tiles.rows(t);
-      T* c_row[kTileRows];
-      for (int i = 0; i < rows; ++i) c_row[i] = c + (a.rows == nullptr ? row + i : a.rows[row + i]) * ldc;
-      const A* left = copied;
-      std::int64_t left_row = a.column == 1 ? copied_row : 1, left_column = a.column == 1 ? 1 : kTileRows;
-      if (copy) {
-        pack_left(rows, row, begin, depth, a, copied, copied_row);
-      } else if constexpr (std::is_same_v<T, A>) {
-        left = a.data + row * a.row + begin * a.column;
-        left_row = a.row;
-        left_column = a.column;
-      }
+    const std::int64_t copied_row = round_to_lanes<A>(depth) + kLanes<A>, copied_tile = kTileRows * copied_row;
+    // Of deeper tiles than usual (bf16) fewer; without a division, which takes as long as a tiny product.
+    const std::int64_t together =
+        depth <= kUsualDepth ? kTilesOfBlock : std::max<std::int64_t>(kTilesOfBlock * kUsualDepth / depth, 1);
+    A* copied = nullptr;
+    if (copy) {
+      const auto elements = static_cast<std::size_t>(std::min(together, tiles.count) * copied_tile + kLanes<A>);
+      copied = static_cast<A*>(thread_buffer(kTileSlot, elements * sizeof(A)));
+    }
+    for (std::int64_t t0 = 0; t0 < tiles.count; t0 += together) {
+      const std::int64_t t1 = std::min(t0 + together, tiles.count);
+      if (copy)
+        for (std::int64_t t = t0; t < t1; ++t)
+          pack_left(tiles.rows(t), tiles.first(t), begin, depth, a, copied + (t - t0) * copied_tile, copied_row);
+      const std::int64_t row0 = tiles.first(t0), row1 = tiles.first(t1);
+      T* c_row[kTilesOfBlock * kTileRows];
+      for (std::int64_t row = row0; row < row1; ++row)
+        c_row[row - row0] = c + (a.rows == nullptr ? row : a.rows[row]) * ldc;
       for (std::int64_t j = first; j < last; j += kPanel<A>) {
         const std::int64_t wanted = std::min(kPanel<A>, n - j);
         const bool wide = wanted > kLanes<A>;
         const auto& kernels = wide ? kPackedKernels<T, kTileVectors> : kPackedKernels<T, 1>;
-        kernels[rows](depth, left, left_row, left_column, panels + j * depth, c_row, j,
-                      static_cast<int>(wide ? wanted - kLanes<A> : wanted), block);
+        for (std::int64_t t = t0; t < t1; ++t) {
+          const std::int64_t row = tiles.first(t);
+          const A* left = copied + (t - t0) * copied_tile;
+          std::int64_t left_row = a.column == 1 ? copied_row : 1, left_column = a.column == 1 ? 1 : kTileRows;
+          if constexpr (std::is_same_v<T, A>) {
+            if (!copy) {
+              left = a.data + row * a.row + begin * a.column;
+              left_row = a.row;
+              left_column = a.column;
+            }
+          }
+          kernels[tiles.rows(t)](depth, left, left_row, left_column, panels + j * depth, c_row + (row - row0), j,
+                                 static_cast<int>(wide ? wanted - kLanes<A> : wanted), block);
+        }
       }
-      row += rows;
     }
     block.bias = nullptr;
     block.accumulate = true;
@@ -291,7 +311,10 @@ void gemm_direct(std::int64_t m, std::int64_t n, std::int64_t k, const T* a, std
       const int most = widest(rows);
       for (std::int64_t j = 0; j < whole;) {
         const std::int64_t vectors = (whole - j + lanes - 1) / lanes;
-        const int take = vectors >= 8 && most >= 8 ? 8 : vectors >= 4 && most >= 4 ? 4 : vectors >= 2 ? 2 : 1;
+        const int take = vectors >= 8 && most >= 8   ? 8
+                         : vectors >= 4 && most >= 4 ? 4
+                         : vectors >= 2 && most >= 2 ? 2
+                                                     : 1;
         const auto& kernels = take == 8   ? kDirectKernels<T, 8>
                               : take == 4 ? kDirectKernels<T, 4>
                               : take == 2 ? kDirectKernels<T, 2>
@@ -323,4 +346,4 @@ ADJOINT_INSTANTIATE_GEMM(float)
 ADJOINT_INSTANTIATE_GEMM(bf16)
 #undef ADJOINT_INSTANTIATE_GEMM
 
-}  // namespace adjoint::cpu
+}  // namespace adjoint::cpu::ADJOINT_CPU_LEVEL

@@ -12,18 +12,21 @@
 
 #include "kernels/cpu/simd.h"
 
-namespace adjoint::cpu {
+namespace adjoint::cpu::ADJOINT_CPU_LEVEL {
 
-/// Rows and registers per row of the tile: as many accumulators as leave registers for a row of b and an element of a.
-constexpr int kTileRows = kVectorBytes == 64 ? 14 : 6;
-constexpr int kTileVectors = 2;
+/// Vectors and rows of the tile: as many accumulators as leave registers for a row of b and an element of a.
+constexpr int kTileVectors = kRegistersOfVec == 1 ? 2 : 1;
+constexpr int kTileRows = (kRegisters - kTileVectors * kRegistersOfVec - 1) / (kTileVectors * kRegistersOfVec);
 template <class A>
 constexpr std::int64_t kPanel = kTileVectors* kLanes<A>;
 
-/// Rows of b per block, so that the panels of 16 times kPanel columns stay in the second-level cache while rows of a
-/// pass over them. bf16 has one block: its c cannot hold a partial sum.
+/// Rows of b per block, so that a panel stays in the first-level cache while tiles of a pass over it, and a block of
+/// tiles in the second-level cache while panels pass over that. bf16 has one block: its c cannot hold a partial sum.
+constexpr std::int64_t kUsualDepth = 256;
 template <class T>
-constexpr std::int64_t kDepth = std::is_same_v<T, bf16> ? std::int64_t{1} << 62 : 384;
+constexpr std::int64_t kDepth = std::is_same_v<T, bf16> ? std::int64_t{1} << 62 : kUsualDepth;
+/// Tiles of such a block.
+constexpr std::int64_t kTilesOfBlock = 224 / kTileRows;
 
 /// Slots of thread_buffer that products use: packed b, the current rows of a, the list of rows that take part.
 constexpr int kPackedSlot = 7, kTileSlot = 6, kListSlot = 5;
@@ -36,23 +39,22 @@ struct Finish {
   bool accumulate = false;
 };
 
-/// sum[i][v] += a(i, p) b(p, v) for p = 0..k-1, a(i, p) = a[i * a_row + p * a_col]; row p of b starts at b + p * b_row.
-/// Masked: only the first `last` lanes of the last register of b are read. Inlined, so that the sums stay in registers;
-/// g++ needs every loop over them unrolled for that.
+/// sum[i][v] += a(i, p) b(p, v) for p = 0..k-1, a(i, p) = a[i * a_row + p * a_col]; row p of b starts at b + p * b_row,
+/// its vectors b_next apart. Masked: only the first `last` lanes of the last register of b are read. Inlined, so that
+/// the sums stay in registers; g++ needs every loop over them unrolled for that.
 template <bool Masked = false, int R, int V, class A, class B>
-[[gnu::always_inline]] inline void multiply_tile(Vec<A> (&sum)[R][V], std::int64_t k, const A* a, std::int64_t a_row,
-                                                 std::int64_t a_col, const B* b, std::int64_t b_row,
-                                                 int last = kLanes<A>) {
+ADJOINT_INLINE void multiply_tile(Vec<A> (&sum)[R][V], std::int64_t k, const A* a, std::int64_t a_row,
+                                  std::int64_t a_col, const B* b, std::int64_t b_row, std::int64_t b_next = kLanes<A>,
+                                  int last = kLanes<A>) {
   for (std::int64_t p = 0; p < k; ++p) {
     Vec<A> row[V];
 #pragma GCC unroll 16
-    for (int v = 0; v < V; ++v)
-      row[v] = Masked && v == V - 1 ? load_first(b + v * kLanes<A>, last) : load(b + v * kLanes<A>);
+    for (int v = 0; v < V; ++v) row[v] = Masked && v == V - 1 ? load_first(b + v * b_next, last) : load(b + v * b_next);
 #pragma GCC unroll 16
     for (int i = 0; i < R; ++i) {
       const Vec<A> x = broadcast(a[i * a_row]);
 #pragma GCC unroll 16
-      for (int v = 0; v < V; ++v) sum[i][v] = x * row[v] + sum[i][v];
+      for (int v = 0; v < V; ++v) sum[i][v] = multiply_add(x, row[v], sum[i][v]);
     }
     a += a_col;
     b += b_row;
@@ -60,7 +62,7 @@ template <bool Masked = false, int R, int V, class A, class B>
 }
 
 template <int R, int V, class A>
-[[gnu::always_inline]] inline void clear_tile(Vec<A> (&sum)[R][V]) {
+ADJOINT_INLINE void clear_tile(Vec<A> (&sum)[R][V]) {
 #pragma GCC unroll 16
   for (int i = 0; i < R; ++i) {
 #pragma GCC unroll 16
@@ -70,8 +72,8 @@ template <int R, int V, class A>
 
 /// Stores a tile to c[i] + column; only the first `last` lanes of the last register.
 template <int R, int V, class T>
-[[gnu::always_inline]] inline void finish_tile(Vec<acc_t<T>> (&sum)[R][V], T* const* c, std::int64_t column, int last,
-                                               const Finish<T>& finish) {
+ADJOINT_INLINE void finish_tile(Vec<acc_t<T>> (&sum)[R][V], T* const* c, std::int64_t column, int last,
+                                const Finish<T>& finish) {
   constexpr int lanes = kLanes<acc_t<T>>;
   if (finish.alpha != acc_t<T>(1)) {
     const Vec<acc_t<T>> alpha = broadcast(finish.alpha);
@@ -145,4 +147,4 @@ template <class T>
 void gemm_direct(std::int64_t m, std::int64_t n, std::int64_t k, const T* a, std::int64_t a_row, std::int64_t a_column,
                  const T* b, std::int64_t ldb, T* c, std::int64_t ldc, const Finish<T>& finish);
 
-}  // namespace adjoint::cpu
+}  // namespace adjoint::cpu::ADJOINT_CPU_LEVEL

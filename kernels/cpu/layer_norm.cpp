@@ -6,7 +6,7 @@
 #include "kernels/cpu/simd_math.h"
 #include "kernels/cpu/thread_pool.h"
 
-namespace adjoint::cpu {
+namespace adjoint::cpu::ADJOINT_CPU_LEVEL {
 namespace {
 
 /// Rows whose chains of dependent operations run side by side. A row's own order does not depend on it.
@@ -66,15 +66,15 @@ void forward_rows(const LayerNormForward& call, std::int64_t row) {
 #pragma GCC unroll 4
     for (int r = 0; r < R; ++r) {
       const Vec<A> d = load(s + r * width + i) - mean[r];
-      squares[r] += d * d;
+      squares[r] = multiply_add(d, d, squares[r]);
     }
   }
   if (const int rest = static_cast<int>(width - whole); rest > 0) {
     const VecInt<A> exists = first_lanes<A>(rest);
 #pragma GCC unroll 4
     for (int r = 0; r < R; ++r) {
-      const Vec<A> d = exists ? load_first(s + r * width + whole, rest) - mean[r] : Vec<A>{};
-      squares[r] += d * d;
+      const Vec<A> d = select(exists, load_first(s + r * width + whole, rest) - mean[r], Vec<A>{});
+      squares[r] = multiply_add(d, d, squares[r]);
     }
   }
 #pragma GCC unroll 4
@@ -88,7 +88,7 @@ void forward_rows(const LayerNormForward& call, std::int64_t row) {
     const Vec<A> shift = beta != nullptr ? get(beta + i) : Vec<A>{};
 #pragma GCC unroll 4
     for (int r = 0; r < R; ++r)
-      set(y + r * width + i, (get(s + r * width + i) - mean[r]) * rstd[r] * scale + shift, false);
+      set(y + r * width + i, multiply_add((get(s + r * width + i) - mean[r]) * rstd[r], scale, shift), false);
   });
 #pragma GCC unroll 4
   for (int r = 0; r < R; ++r) {
@@ -118,11 +118,11 @@ void backward_rows(const LayerNormBackward& call, std::int64_t row, acc_t<T>* co
 #pragma GCC unroll 4
     for (int r = 0; r < R; ++r) {
       const Vec<A> g = get(dy + r * width + i), normal = (get(s + r * width + i) - mean[r]) * rstd[r];
-      of_gamma += g * normal;
+      of_gamma = multiply_add(g, normal, of_gamma);
       of_beta += g;
       const Vec<A> scaled = g * scale;  // 0 in the lanes that do not exist
       sum[r] += scaled;
-      dot[r] += scaled * normal;
+      dot[r] = multiply_add(scaled, normal, dot[r]);
     }
     if (columns != nullptr) {
       set(columns + i, of_gamma, false);
@@ -145,7 +145,7 @@ void backward_rows(const LayerNormBackward& call, std::int64_t row, acc_t<T>* co
     for (int r = 0; r < R; ++r) {
       const std::int64_t place = r * width + i;
       const Vec<A> normal = (get(s + place) - mean[r]) * rstd[r];
-      Vec<A> d = rstd[r] * (get(dy + place) * scale - mean_g[r] - normal * mean_dot[r]);
+      Vec<A> d = rstd[r] * multiply_add(normal, -mean_dot[r], get(dy + place) * scale - mean_g[r]);
       if (dsum != nullptr) d += get(dsum + place);
       if (dx != nullptr) set(dx + place, d, call.dx.accumulate);
       if (dresidual != nullptr) set(dresidual + place, d, call.dresidual.accumulate);
@@ -206,4 +206,4 @@ void run(const At& at, const LayerNormBackward& call) {
   });
 }
 
-}  // namespace adjoint::cpu
+}  // namespace adjoint::cpu::ADJOINT_CPU_LEVEL

@@ -4,7 +4,7 @@
 #include "kernels/cpu/lstm_cell.h"
 #include "kernels/cpu/lstm_parts.h"
 
-namespace adjoint::cpu {
+namespace adjoint::cpu::ADJOINT_CPU_LEVEL {
 namespace {
 
 using namespace lstm;
@@ -68,10 +68,10 @@ class Backward {
     parallel_for(at, groups_, 1, width * kPanelWidth<A>, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t g = begin; g < end; ++g) pack(g);
     });
-    const std::int64_t blocks = block_count(shape_.batch), gates = 4 * hidden_, rows = rows_.first[shape_.time];
+    const std::int64_t blocks = block_count(shape_), gates = 4 * hidden_, rows = rows_.first[shape_.time];
     parallel_for(at, blocks, 1, row_count_ / std::max<std::int64_t>(blocks, 1) * gates * hidden_,
                  [&](std::int64_t begin, std::int64_t end) {
-                   for (std::int64_t b = begin; b < end; ++b) run(Block(shape_.batch, b));
+                   for (std::int64_t b = begin; b < end; ++b) run(Block(shape_, b));
                  });
 
     // Each row of dx is a sum of its own, so its cut may follow from the number of rows that are there.
@@ -94,7 +94,7 @@ class Backward {
   /// All threads on the one block. A part's columns of dh are those of its units, so the cell's gradients dz are all
   /// that the threads exchange.
   void run_together(const At& at, int parts) const {
-    const Block block(shape_.batch, 0);
+    const Block block(shape_, 0);
     const std::int64_t steps = block.steps(shape_, rows_), rows = rows_.first[shape_.time];
     at.pool->run_steps(steps + 2, parts, [&](std::int64_t k, int part) {
       const Units units = units_of<A>(hidden_, part, parts);
@@ -123,7 +123,7 @@ class Backward {
   A* dz(std::int64_t group, std::int64_t row) const { return dz_ + (group * row_count_ + row) * kPanelWidth<A>; }
   /// A row of one panel of inputs.
   A* inputs(std::int64_t panel, std::int64_t row) const {
-    return inputs_ + (panel * row_count_ + row) * kPanelWidth<A>;
+    return inputs_ + panel * row_count_ * kPanelWidth<A> + row * row_step<A>(kPanelVectors);
   }
 
   void pack(std::int64_t group) const {
@@ -156,11 +156,9 @@ class Backward {
   }
   /// dh of the step before s, from dz of step s.
   void carry(Block block, std::int64_t s, Units units) const {
-    for_tiles(block.active(rows_, s), [&](std::int64_t i, int rows) {
-      for (std::int64_t g = units.begin; g < units.end; g += kPanelRegisters)
-        multiply_dz(rows_.first[s] + block.begin + i, rows, to_h_, g / kPanelRegisters,
-                    dh(block.begin + i) + g * kWidth, state_row_);
-    });
+    for (std::int64_t g = units.begin; g < units.end; g += kPanelVectors)
+      multiply_dz(rows_.first[s] + block.begin, block.active(rows_, s), to_h_, g / kPanelVectors,
+                  dh(block.begin) + g * kWidth, state_row_);
   }
   void finish(Block block) const {
     for (std::int64_t j = block.begin; j < block.end; ++j) {
@@ -197,6 +195,7 @@ class Backward {
       }
       if (has_next) cell.h_next = inputs(panels_of_x_, rows_.first[s + 1] + j);
       cell.h_next_panel = row_count_ * kPanelWidth<A>;
+      cell.h_next_vector = vector_step<A>(row_count_);
     }
     backward_cell(cell, units.begin, units.end);
   }
@@ -204,12 +203,12 @@ class Backward {
   /// Row `row` of the panels from `panel` on: n elements, or zeros if there are none to copy; whole registers.
   void put_inputs(const S* from, std::int64_t n, std::int64_t panel, std::int64_t row) const {
     for (std::int64_t i = 0; i < n; i += kWidth)
-      store(inputs(panel + i / kPanelWidth<A>, row) + i % kPanelWidth<A>,
+      store(inputs(panel + i / kPanelWidth<A>, row) + i % kPanelWidth<A> / kWidth * vector_step<A>(row_count_),
             from ? load_up_to(from + i, n - i) : Vec<A>{});
   }
 
   /// c [rows, columns of the panel] = the gate gradients of some rows times one panel of weights.
-  void multiply_dz(std::int64_t row, int rows, const GateRowPanels<S>& weights, std::int64_t panel, A* c,
+  void multiply_dz(std::int64_t row, std::int64_t rows, const GateRowPanels<S>& weights, std::int64_t panel, A* c,
                    std::int64_t c_row) const {
     Product<A> product{.a = dz(0, row),
                        .a_row = kPanelWidth<A>,
@@ -221,27 +220,26 @@ class Backward {
                        .b = weights.data,
                        .b_outer = 0,
                        .b_inner = 0,
+                       .b_next = 0,
                        .from = nullptr,
                        .from_row = 0,
                        .c = c,
                        .c_row = c_row};
     weights.place(panel, product);
-    multiply(rows, weights.registers(panel), product);
+    multiply_rows(rows, weights.vectors(panel), product);
   }
 
   void input_gradient(std::int64_t begin, std::int64_t end) const {
-    alignas(64) A c[kRowsOfTile * kPanelWidth<A>];
+    alignas(64) A c[kInputGradientRows * kPanelWidth<A>];
     S* dx = static_cast<S*>(call_.dx.data);
-    for_tiles(end - begin, [&](std::int64_t first, int rows) {
-      for (std::int64_t p = 0; p < to_x_.count(); ++p) {
-        multiply_dz(begin + first, rows, to_x_, p, c, kPanelWidth<A>);
-        const std::int64_t column = p * kPanelWidth<A>, width = std::min(kPanelWidth<A>, input_ - column);
-        for (int r = 0; r < rows; ++r)
-          for (std::int64_t k = 0; k < width; k += kWidth)
-            put_up_to(dx + rows_.x_at[begin + first + r] + column + k, load(c + r * kPanelWidth<A> + k), width - k,
-                      call_.dx.accumulate);
-      }
-    });
+    for (std::int64_t p = 0; p < to_x_.count(); ++p) {
+      multiply_dz(begin, end - begin, to_x_, p, c, kPanelWidth<A>);
+      const std::int64_t column = p * kPanelWidth<A>, width = std::min(kPanelWidth<A>, input_ - column);
+      for (std::int64_t row = begin; row < end; ++row)
+        for (std::int64_t k = 0; k < width; k += kWidth)
+          put_up_to(dx + rows_.x_at[row] + column + k, load(c + (row - begin) * kPanelWidth<A> + k), width - k,
+                    call_.dx.accumulate);
+    }
   }
 
   /// The gradients of a group's rows of W_ih or W_hh, for the columns of one panel of the inputs [x | h]: the sum over
@@ -254,30 +252,28 @@ class Backward {
     if (!out.data) return;
     const std::int64_t width = recurrent ? hidden_ : input_, unit = group * kWidth;
     const std::int64_t column = (recurrent ? panel - panels_of_x_ : panel) * kPanelWidth<A>;
-    const std::int64_t columns = std::min(kPanelWidth<A>, width - column), registers = group_count<A>(columns);
+    const std::int64_t columns = std::min(kPanelWidth<A>, width - column), vectors = group_count<A>(columns);
     const bool by_kind = !recurrent && repeats_.kinds > 0;
     const A* left = by_kind ? dz_of_kinds(group) : dz(group, 0);
     const std::int64_t rows = by_kind ? repeats_.kinds : rows_.first[shape_.time];
     const std::int64_t first = recurrent && !call_.h0 ? rows_.first[std::min<std::int64_t>(1, shape_.time)] : 0;
     alignas(64) A sums[kPanelWidth<A> * kPanelWidth<A>];
     for (std::int64_t row = first; row == first || row < rows; row += kGradientDepth)
-      for_tiles(kPanelWidth<A>, [&](std::int64_t i, int tile_rows) {
-        A* c = sums + i * kPanelWidth<A>;
-        multiply(tile_rows, static_cast<int>(registers),
-                 Product<A>{.a = left + row * kPanelWidth<A> + i,
-                            .a_row = 1,
-                            .a_outer = 0,
-                            .a_inner = kPanelWidth<A>,
-                            .outer = 1,
-                            .inner = std::min(kGradientDepth, rows - row),
-                            .b = inputs(panel, row),
-                            .b_outer = 0,
-                            .b_inner = kPanelWidth<A>,
-                            .from = row > first ? c : nullptr,
-                            .from_row = kPanelWidth<A>,
-                            .c = c,
-                            .c_row = kPanelWidth<A>});
-      });
+      multiply_rows(kPanelWidth<A>, static_cast<int>(vectors),
+                    Product<A>{.a = left + row * kPanelWidth<A>,
+                               .a_row = 1,
+                               .a_outer = 0,
+                               .a_inner = kPanelWidth<A>,
+                               .outer = 1,
+                               .inner = std::min(kGradientDepth, rows - row),
+                               .b = inputs(panel, row),
+                               .b_outer = 0,
+                               .b_inner = row_step<A>(kPanelVectors),
+                               .b_next = vector_step<A>(row_count_),
+                               .from = row > first ? sums : nullptr,
+                               .from_row = kPanelWidth<A>,
+                               .c = sums,
+                               .c_row = kPanelWidth<A>});
     S* w = static_cast<S*>(out.data) + unit * width + column;
     for (int q = 0; q < 4; ++q)
       for (std::int64_t u = 0; u < std::min<std::int64_t>(kWidth, hidden_ - unit); ++u)
@@ -317,8 +313,8 @@ class Backward {
   Rows rows_;
   Repeats repeats_;
   GateRowPanels<S> to_h_, to_x_;
-  A* inputs_ = nullptr;  // panels of x (a row each, or a kind), then of h before: each [rows, 4 registers]
-  A* dz_;                // per group [rows, 4 registers]: gradients of the gates before their activation
+  A* inputs_ = nullptr;  // panels of x (a row each, or a kind), then of h before: each [rows, 4 vectors]
+  A* dz_;                // per group [rows, 4 vectors]: gradients of the gates before their activation
   A* dh_;                // [B, padded(H)]
   A* dc_;
   std::size_t bytes_;
@@ -333,4 +329,4 @@ std::size_t scratch_bytes(const LstmBackward& call) {
   return visit_float(call.shape.dtype, [&]<class S>(Type<S>) { return Backward<S>(call, nullptr).bytes(); });
 }
 
-}  // namespace adjoint::cpu
+}  // namespace adjoint::cpu::ADJOINT_CPU_LEVEL

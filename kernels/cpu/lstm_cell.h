@@ -6,7 +6,7 @@
 #include "kernels/cpu/lstm_tile.h"
 #include "kernels/cpu/simd_math.h"
 
-namespace adjoint::cpu::lstm {
+namespace adjoint::cpu::ADJOINT_CPU_LEVEL::lstm {
 
 /// A row of `saved`, 6H elements: the gates after their activation, per group of `units` units i, f, g, o, then c and
 /// tanh(c) of all units. The last group is narrower when H is not a multiple of the register, so nothing is padded.
@@ -34,18 +34,17 @@ struct ForwardCell {
   const std::int64_t* y_at;  ///< of the first row
 };
 
-/// The cell of one group of units for a few rows. Kept out of line: one compiled copy for every tile size means that a
-/// row gets the same bits in each of them.
+/// The cell of one group of units for a few rows.
 template <class S>
 [[gnu::noinline]] void forward_cell(const ForwardCell<S>& cell, std::int64_t group, int rows) {
   using A = acc_t<S>;
   constexpr int kWidth = kLanes<A>;
   for (int r = 0; r < rows; ++r) {
-    const A* z = cell.z + r * kPanelRegisters * kWidth;
+    const A* z = cell.z + r * kPanelVectors * kWidth;
     A* c_at = cell.c + r * cell.c_row + group * kWidth;
     const Vec<A> i = sigmoid(load(z)), f = sigmoid(load(z + kWidth));
     const Vec<A> g = tanh(load(z + 2 * kWidth)), o = sigmoid(load(z + 3 * kWidth));
-    const Vec<A> c = f * load(c_at) + i * g;
+    const Vec<A> c = multiply_add(f, load(c_at), i * g);
     const Vec<A> tanh_c = tanh(c), h = o * tanh_c;
     store(c_at, c);
     store(cell.h + r * cell.h_row + group * kWidth, h);
@@ -75,8 +74,8 @@ struct BackwardCell {
   acc_t<S>* dc;              ///< gradient of c, in: of the step's result, out: of what it started from
   acc_t<S>* dz;              ///< gradient of the gates before activation, group 0 of this row
   std::int64_t dz_group;     ///< distance of the groups
-  acc_t<S>* h_next;          ///< where h of this step goes as input of the next one, in panels of 4 registers; or null
-  std::int64_t h_next_panel = 0;  ///< distance of the panels
+  acc_t<S>* h_next;          ///< where h of this step goes as input of the next one, in panels of 4 vectors; or null
+  std::int64_t h_next_panel = 0, h_next_vector = 0;  ///< distance of the panels and of their vectors
 };
 
 /// The groups of units [begin, end).
@@ -98,16 +97,17 @@ void backward_cell(const BackwardCell<S>& cell, std::int64_t begin, std::int64_t
     }
     Vec<A> dh = load(cell.dh + u);
     if (cell.dy) dh += load_up_to(cell.dy + u, units);
-    const Vec<A> dc = load(cell.dc + u) + dh * o * (A(1) - tanh_c * tanh_c);
+    const Vec<A> dc = multiply_add(dh * o, multiply_add(-tanh_c, tanh_c, broadcast(A(1))), load(cell.dc + u));
     A* dz = cell.dz + group * cell.dz_group;
     store(dz, dc * g * (i * (A(1) - i)));
     store(dz + kWidth, dc * c * (f * (A(1) - f)));
-    store(dz + 2 * kWidth, dc * i * (A(1) - g * g));
+    store(dz + 2 * kWidth, dc * i * multiply_add(-g, g, broadcast(A(1))));
     store(dz + 3 * kWidth, dh * tanh_c * (o * (A(1) - o)));
     store(cell.dc + u, dc * f);
     if (cell.h_next)
-      store(cell.h_next + group / kPanelRegisters * cell.h_next_panel + group % kPanelRegisters * kWidth, o * tanh_c);
+      store(cell.h_next + group / kPanelVectors * cell.h_next_panel + group % kPanelVectors * cell.h_next_vector,
+            o * tanh_c);
   }
 }
 
-}  // namespace adjoint::cpu::lstm
+}  // namespace adjoint::cpu::ADJOINT_CPU_LEVEL::lstm

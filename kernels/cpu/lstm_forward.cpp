@@ -3,7 +3,7 @@
 #include "kernels/cpu/lstm_cell.h"
 #include "kernels/cpu/lstm_parts.h"
 
-namespace adjoint::cpu {
+namespace adjoint::cpu::ADJOINT_CPU_LEVEL {
 namespace {
 
 using namespace lstm;
@@ -46,10 +46,10 @@ class Forward {
         for (std::int64_t g = begin; g < end; ++g) pack(g);
         project({begin, end});
       });
-      const std::int64_t blocks = block_count(shape_.batch);
+      const std::int64_t blocks = block_count(shape_);
       const std::int64_t work = shape_.time * weights * groups_ * kRowsOfTile;
       parallel_for(at, blocks, 1, work, [&](std::int64_t begin, std::int64_t end) {
-        for (std::int64_t b = begin; b < end; ++b) run(Block(shape_.batch, b));
+        for (std::int64_t b = begin; b < end; ++b) run(Block(shape_, b));
       });
     }
     clear_padding(shape_, shape_.y_stride, hidden_, static_cast<S*>(call_.y));
@@ -59,9 +59,9 @@ class Forward {
   A* panel(std::int64_t group) const { return panels_ + group * (input_ + hidden_) * kPanelWidth<A>; }
 
   void pack(std::int64_t group) const {
-    pack_gate_columns(static_cast<const S*>(call_.w_ih), hidden_, input_, group, panel(group));
+    pack_gate_columns(static_cast<const S*>(call_.w_ih), hidden_, input_, group, panel(group), input_ + hidden_);
     pack_gate_columns(static_cast<const S*>(call_.w_hh), hidden_, hidden_, group,
-                      panel(group) + input_ * kPanelWidth<A>);
+                      panel(group) + input_ * row_step<A>(kPanelVectors), input_ + hidden_);
     for (int q = 0; q < 4; ++q) {
       const std::int64_t unit = group * kWidth, units = hidden_ - unit;
       Vec<A> sum = {};
@@ -85,7 +85,7 @@ class Forward {
   /// All threads on the one block. The states that a step was the last for are handed out during the next step, which
   /// leaves them as they are.
   void run_together(const At& at, int parts) const {
-    const Block block(shape_.batch, 0);
+    const Block block(shape_, 0);
     const std::int64_t steps = block.steps(shape_, rows_);
     at.pool->run_steps(steps + 1, parts, [&](std::int64_t s, int part) {
       const Units units = units_of<A>(hidden_, part, parts);
@@ -124,9 +124,7 @@ class Forward {
       for (std::int64_t i = 0; i < n; ++i) copy_row(x(row + i), now + i * z_row_, input_);
     // The first step has no recurrent half when it starts from zeros.
     const std::int64_t width = s == 0 && !call_.h0 ? input_ : input_ + hidden_;
-    for_tiles(n, [&](std::int64_t i, int rows) {
-      step(row + i, rows, width, units, now + i * z_row_, next + i * z_row_, c(block) + i * padded<A>(hidden_));
-    });
+    step(row, static_cast<int>(n), width, units, now, next, c(block));
   }
 
   /// Hands out the states of the block's examples of length s.
@@ -141,7 +139,7 @@ class Forward {
 
   /// `inputs` elements of a row of `now` take part.
   void step(std::int64_t row, int rows, std::int64_t inputs, Units units, const A* now, A* next, A* c) const {
-    alignas(64) A z[kRowsOfTile * kPanelWidth<A>];
+    alignas(64) A z[kMostRows * kPanelWidth<A>];
     const std::int64_t done = projects() ? input_ : 0;  // inputs that `from` holds already
     Product<A> product{
         .a = now + done,
@@ -150,9 +148,10 @@ class Forward {
         .a_inner = 1,
         .outer = 1,
         .inner = inputs - done,
-        .b = panel(units.begin) + done * kPanelWidth<A>,
+        .b = panel(units.begin) + done * row_step<A>(kPanelVectors),
         .b_outer = 0,
-        .b_inner = kPanelWidth<A>,
+        .b_inner = row_step<A>(kPanelVectors),
+        .b_next = vector_step<A>(input_ + hidden_),
         .from = (projects() ? projected(repeats_.kinds > 0 ? 0 : row) : bias_) + units.begin * kPanelWidth<A>,
         .from_row = projects() ? projected(1) - projected(0) : 0,
         .from_at = repeats_.kinds > 0 ? repeats_.kind + row : nullptr,
@@ -168,7 +167,7 @@ class Forward {
                               .y = static_cast<S*>(call_.y),
                               .y_at = rows_.y_at + row};
     for (std::int64_t g = units.begin; g < units.end; ++g) {
-      multiply(rows, kPanelRegisters, product);
+      multiply_rows(rows, kPanelVectors, product);
       forward_cell(cell, g, rows);
       product.b += (input_ + hidden_) * kPanelWidth<A>;
       product.from += kPanelWidth<A>;
@@ -184,26 +183,30 @@ class Forward {
   /// projected = bias + x W_ih' for some units; the same chain of additions as in the tile that does both halves.
   void project(Units units) const {
     if (!projects()) return;
-    A* inputs = static_cast<A*>(thread_buffer(0, static_cast<std::size_t>(kRowsOfTile * input_) * sizeof(A)));
-    for_tiles(repeats_.kinds > 0 ? repeats_.kinds : rows_.first[shape_.time], [&](std::int64_t first, int rows) {
-      for (int r = 0; r < rows; ++r)
+    constexpr std::int64_t kTogether = 96;
+    const std::int64_t all = repeats_.kinds > 0 ? repeats_.kinds : rows_.first[shape_.time];
+    A* inputs = static_cast<A*>(thread_buffer(0, static_cast<std::size_t>(kTogether * input_) * sizeof(A)));
+    for (std::int64_t first = 0; first < all; first += kTogether) {
+      const std::int64_t rows = std::min(kTogether, all - first);
+      for (std::int64_t r = 0; r < rows; ++r)
         copy_row(x(repeats_.kinds > 0 ? repeats_.row[first + r] : first + r), inputs + r * input_, input_);
       for (std::int64_t g = units.begin; g < units.end; ++g)
-        multiply(rows, kPanelRegisters,
-                 Product<A>{.a = inputs,
-                            .a_row = input_,
-                            .a_outer = 0,
-                            .a_inner = 1,
-                            .outer = 1,
-                            .inner = input_,
-                            .b = panel(g),
-                            .b_outer = 0,
-                            .b_inner = kPanelWidth<A>,
-                            .from = bias_ + g * kPanelWidth<A>,
-                            .from_row = 0,
-                            .c = projected(first) + g * kPanelWidth<A>,
-                            .c_row = groups_ * kPanelWidth<A>});
-    });
+        multiply_rows(rows, kPanelVectors,
+                      Product<A>{.a = inputs,
+                                 .a_row = input_,
+                                 .a_outer = 0,
+                                 .a_inner = 1,
+                                 .outer = 1,
+                                 .inner = input_,
+                                 .b = panel(g),
+                                 .b_outer = 0,
+                                 .b_inner = row_step<A>(kPanelVectors),
+                                 .b_next = vector_step<A>(input_ + hidden_),
+                                 .from = bias_ + g * kPanelWidth<A>,
+                                 .from_row = 0,
+                                 .c = projected(first) + g * kPanelWidth<A>,
+                                 .c_row = groups_ * kPanelWidth<A>});
+    }
   }
 
   const LstmForward& call_;
@@ -211,11 +214,11 @@ class Forward {
   std::int64_t input_, hidden_, groups_, z_row_;
   Rows rows_;
   Repeats repeats_;
-  A* panels_;     // per group [I + H, 4 registers]
-  A* bias_;       // per group 4 registers
+  A* panels_;     // per group [I + H, 4 vectors]
+  A* bias_;       // per group 4 vectors
   A* c_;          // [B, padded(H)]
   A* inputs_[2];  // [B, I + padded(H)] of this step and of the next
-  A* projected_;  // per row, or per kind of rows, and group 4 registers
+  A* projected_;  // per row, or per kind of rows, and group 4 vectors
   std::size_t bytes_;
 };
 
@@ -228,4 +231,4 @@ std::size_t scratch_bytes(const LstmForward& call) {
   return visit_float(call.shape.dtype, [&]<class S>(Type<S>) { return Forward<S>(call, nullptr).bytes(); });
 }
 
-}  // namespace adjoint::cpu
+}  // namespace adjoint::cpu::ADJOINT_CPU_LEVEL

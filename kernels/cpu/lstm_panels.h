@@ -6,10 +6,10 @@
 
 #include "kernels/cpu/lstm_tile.h"
 
-namespace adjoint::cpu::lstm {
+namespace adjoint::cpu::ADJOINT_CPU_LEVEL::lstm {
 
 template <class A>
-constexpr std::int64_t kPanelWidth = kPanelRegisters* kLanes<A>;
+constexpr std::int64_t kPanelWidth = kPanelVectors* kLanes<A>;
 
 template <class A>
 constexpr std::int64_t group_count(std::int64_t hidden) {
@@ -21,9 +21,11 @@ constexpr std::int64_t padded(std::int64_t columns) {
   return group_count<A>(columns) * kLanes<A>;
 }
 
-/// panel(k, column) = w(row of column, k) for the `width` columns of w [4H, width]; zeros for units past H.
+/// panel(k, column) = w(row of column, k) for the `width` columns of w [4H, width]; zeros for units past H. The panel
+/// has `rows` in all.
 template <class S>
-void pack_gate_columns(const S* w, std::int64_t hidden, std::int64_t width, std::int64_t group, acc_t<S>* panel) {
+void pack_gate_columns(const S* w, std::int64_t hidden, std::int64_t width, std::int64_t group, acc_t<S>* panel,
+                       std::int64_t rows) {
   using A = acc_t<S>;
   constexpr int kWidth = kLanes<A>;
   const std::int64_t unit = group * kWidth;
@@ -34,13 +36,13 @@ void pack_gate_columns(const S* w, std::int64_t hidden, std::int64_t width, std:
       transpose<A>(square);
 #pragma GCC unroll 16
       for (int i = 0; i < kWidth; ++i)
-        if (i < width - k) store(panel + (k + i) * kPanelWidth<A> + q * kWidth, square[i]);
+        if (i < width - k) store(panel + (k + i) * row_step<A>(kPanelVectors) + q * vector_step<A>(rows), square[i]);
     }
 }
 
-/// The weights in their other role, dz * w with sums over the gates: panels of up to 4 registers of columns of w, each
+/// The weights in their other role, dz * w with sums over the gates: panels of up to 4 vectors of columns of w, each
 /// with 4*padded(H) rows in the order of dz; zeros for units past H and columns past `width`. Where few rows of dz meet
-/// weights of whole registers, the panels are read where they lie in w: packing them would cost more than it saves.
+/// weights of whole vectors, the panels are read where they lie in w: packing them would cost more than it saves.
 template <class S>
 struct GateRowPanels {
   using A = acc_t<S>;
@@ -59,8 +61,8 @@ struct GateRowPanels {
   std::int64_t gates() const { return 4 * padded<A>(hidden); }
   std::int64_t elements() const { return in_place ? 0 : gates() * padded<A>(width); }
   std::int64_t count() const { return (padded<A>(width) + kPanelWidth<A> - 1) / kPanelWidth<A>; }
-  int registers(std::int64_t panel) const {
-    return static_cast<int>(std::min<std::int64_t>(kPanelRegisters, group_count<A>(width) - panel * kPanelRegisters));
+  int vectors(std::int64_t panel) const {
+    return static_cast<int>(std::min<std::int64_t>(kPanelVectors, group_count<A>(width) - panel * kPanelVectors));
   }
   A* panel(std::int64_t index) const { return data + index * gates() * kPanelWidth<A>; }
 
@@ -70,6 +72,7 @@ struct GateRowPanels {
       if (in_place) {
         product.b = w + index * kPanelWidth<A>;
         product.b_inner = width;
+        product.b_next = kLanes<A>;
         product.b_middle = hidden * width;
         product.b_outer = kLanes<A> * width;
         product.middle = 4;
@@ -77,7 +80,8 @@ struct GateRowPanels {
         return;
       }
     product.b = panel(index);
-    product.b_inner = registers(index) * kLanes<A>;
+    product.b_inner = row_step<A>(vectors(index));
+    product.b_next = vector_step<A>(gates());
     product.b_outer = kPanelWidth<A> * product.b_inner;
   }
 
@@ -87,16 +91,17 @@ struct GateRowPanels {
     constexpr int kWidth = kLanes<A>;
     const std::int64_t unit = group * kWidth;
     for (std::int64_t p = 0; p < count(); ++p) {
-      const int n = registers(p);
-      A* to = panel(p) + group * kPanelWidth<A> * n * kWidth;
+      const int n = vectors(p);
+      A* row = panel(p) + group * kPanelWidth<A> * row_step<A>(n);
       for (int q = 0; q < 4; ++q)
-        for (std::int64_t u = unit; u < unit + kWidth; ++u)
-          for (int j = 0; j < n; ++j, to += kWidth) {
+        for (std::int64_t u = unit; u < unit + kWidth; ++u, row += row_step<A>(n))
+          for (int j = 0; j < n; ++j) {
             const std::int64_t column = p * kPanelWidth<A> + j * kWidth;
-            store(to, u < hidden ? load_up_to(w + (q * hidden + u) * width + column, width - column) : Vec<A>{});
+            store(row + j * vector_step<A>(gates()),
+                  u < hidden ? load_up_to(w + (q * hidden + u) * width + column, width - column) : Vec<A>{});
           }
     }
   }
 };
 
-}  // namespace adjoint::cpu::lstm
+}  // namespace adjoint::cpu::ADJOINT_CPU_LEVEL::lstm

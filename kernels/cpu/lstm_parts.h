@@ -14,7 +14,7 @@
 #include "kernels/cpu/thread_pool.h"
 #include "kernels/lstm.h"
 
-namespace adjoint::cpu::lstm {
+namespace adjoint::cpu::ADJOINT_CPU_LEVEL::lstm {
 
 /// Below this batch a tile of one step is nearly empty: the input projection of all steps is one product before them,
 /// so that a step reads W_hh alone, and threads share the steps. From it on, both halves of a gate in one tile are
@@ -27,18 +27,18 @@ constexpr std::int64_t kWeightsOfStep = 32'000;
 struct Units {
   std::int64_t begin, end;
 };
-/// The cut into parts follows whole panels of 4 registers of units, which is how backward reads W_hh.
+/// The cut into parts follows whole panels of 4 vectors of units, which is how backward reads W_hh.
 template <class A>
 Units units_of(std::int64_t hidden, int part, int parts) {
-  const std::int64_t groups = group_count<A>(hidden), panels = (groups + kPanelRegisters - 1) / kPanelRegisters;
-  return {std::min(panels * part / parts * kPanelRegisters, groups),
-          std::min(panels * (part + 1) / parts * kPanelRegisters, groups)};
+  const std::int64_t groups = group_count<A>(hidden), panels = (groups + kPanelVectors - 1) / kPanelVectors;
+  return {std::min(panels * part / parts * kPanelVectors, groups),
+          std::min(panels * (part + 1) / parts * kPanelVectors, groups)};
 }
 /// How many threads take a call's steps together; 1 where they rather take blocks of examples or none is worth it.
 template <class A>
 int parts_of(const At& at, const LstmShape& shape) {
   if (shape.batch == 0 || shape.batch >= kSmallBatch || 4 * shape.hidden * shape.hidden < kWeightsOfStep) return 1;
-  const std::int64_t panels = (group_count<A>(shape.hidden) + kPanelRegisters - 1) / kPanelRegisters;
+  const std::int64_t panels = (group_count<A>(shape.hidden) + kPanelVectors - 1) / kPanelVectors;
   return static_cast<int>(std::min<std::int64_t>(at.pool->most_parts(), panels));
 }
 
@@ -72,4 +72,4 @@ void clear_padding(const LstmShape& shape, const std::int64_t stride[2], std::in
   }
 }
 
-}  // namespace adjoint::cpu::lstm
+}  // namespace adjoint::cpu::ADJOINT_CPU_LEVEL::lstm

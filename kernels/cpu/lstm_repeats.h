@@ -8,7 +8,7 @@
 
 #include "kernels/cpu/lstm_rows.h"
 
-namespace adjoint::cpu::lstm {
+namespace adjoint::cpu::ADJOINT_CPU_LEVEL::lstm {
 
 /// The different inputs, bit by bit, among the packed rows of a call.
 struct Repeats {
@@ -51,4 +51,4 @@ struct Repeats {
   }
 };
 
-}  // namespace adjoint::cpu::lstm
+}  // namespace adjoint::cpu::ADJOINT_CPU_LEVEL::lstm

@@ -9,7 +9,7 @@
 
 #include "kernels/lstm.h"
 
-namespace adjoint::cpu::lstm {
+namespace adjoint::cpu::ADJOINT_CPU_LEVEL::lstm {
 
 /// Hands out 64-byte aligned pieces of the scratch memory; with a null base it only counts.
 class Carver {
@@ -73,17 +73,22 @@ struct Rows {
   }
 };
 
-/// The batch is cut into blocks of sorted positions that run the whole sequence on their own. The cut follows from the
-/// batch size alone; an even number of about 16 rows each keeps two threads equally busy.
-inline std::int64_t block_count(std::int64_t batch) {
-  if (batch < 8) return batch > 0 ? 1 : 0;
-  return 2 * ((batch + 31) / 32);
+/// The batch is cut into blocks of sorted positions that run the whole sequence on their own. An even number of about
+/// 16 rows each keeps two threads equally busy; of about 32 where the weights of a step, which each block reads, come
+/// from the third-level cache.
+inline std::int64_t block_count(const LstmShape& shape) {
+  if (shape.batch < 8) return shape.batch > 0 ? 1 : 0;
+  constexpr std::int64_t kMostWeights = 1 << 18;
+  const std::int64_t rows = 4 * shape.hidden * (shape.input + shape.hidden) > kMostWeights ? 32 : 16;
+  return 2 * ((shape.batch + 2 * rows - 1) / (2 * rows));
 }
+/// More rows than any block has.
+constexpr std::int64_t kMostRows = 33;
 struct Block {
   std::int64_t begin, end;
 
-  Block(std::int64_t batch, std::int64_t index)
-      : begin(batch * index / block_count(batch)), end(batch * (index + 1) / block_count(batch)) {}
+  Block(const LstmShape& shape, std::int64_t index)
+      : begin(shape.batch * index / block_count(shape)), end(shape.batch * (index + 1) / block_count(shape)) {}
   /// How many of its examples run at step s.
   std::int64_t active(const Rows& rows, std::int64_t s) const {
     return std::clamp<std::int64_t>(rows.active[s] - begin, 0, end - begin);
@@ -93,4 +98,4 @@ struct Block {
   }
 };
 
-}  // namespace adjoint::cpu::lstm
+}  // namespace adjoint::cpu::ADJOINT_CPU_LEVEL::lstm

@@ -6,7 +6,7 @@
 #include "kernels/cpu/strided.h"
 #include "kernels/cpu/thread_pool.h"
 
-namespace adjoint::cpu {
+namespace adjoint::cpu::ADJOINT_CPU_LEVEL {
 namespace {
 
 /// Up to this many rows, b is read where it lies: packing it would cost as much as it saves.
@@ -21,28 +21,27 @@ constexpr std::int64_t kChunkWork = 1'000'000;
 std::int64_t chunk_work(std::int64_t m, std::int64_t n, std::int64_t k) {
   return std::clamp(m * n * k / 4, kChunkWork / 4, kChunkWork);
 }
-/// b is packed once for all chunks up to this size; a larger one would not stay in the second-level cache meanwhile.
-constexpr std::int64_t kSharedBytes = 1 << 20;
+/// A packed b up to this size stays in the caches as a whole; of a larger one, a block of rows is packed at a time.
+constexpr std::int64_t kPackedBytes = 1 << 20;
+/// Columns of b that are packed at a time.
+constexpr std::int64_t kPackedColumns = 2048;
 
 struct Chunks {
   std::int64_t rows, columns;  // extents of one chunk
 };
 
-/// Columns of b that are packed at a time on one thread.
-constexpr std::int64_t kInlinePanels = 16;
-
 /// Cuts [m, n] so that there is work for up to 16 threads, in chunks of at least chunk_work. A chunk keeps many rows,
-/// which share the packing of b, and several panels, which share the packing of rows of a.
+/// which share a panel of b in the first-level cache, and several panels, which share the copies of rows of a.
 template <class A>
 Chunks choose_chunks(std::int64_t m, std::int64_t n, std::int64_t k) {
-  Chunks c{m, std::min<std::int64_t>(n, 8 * kPanel<A>)};
+  Chunks c{m, std::min<std::int64_t>(n, 16 * kLanes<A>)};
   const auto half = [](std::int64_t extent, std::int64_t unit) { return (extent / unit + 2) / 2 * unit; };
   const std::int64_t least = chunk_work(m, n, k);
   const auto count = [&] { return ((m + c.rows - 1) / c.rows) * ((n + c.columns - 1) / c.columns); };
   while (count() < 16 && c.rows * c.columns * k >= 2 * least) {
     if (c.rows > 16 * kTileRows) {
       c.rows = half(c.rows, kTileRows);
-    } else if (c.columns > 2 * kPanel<A>) {
+    } else if (c.columns > 4 * kLanes<A>) {
       c.columns = half(c.columns, kPanel<A>);
     } else if (count() < 4 && c.rows > 2 * kTileRows) {
       c.rows = half(c.rows, kTileRows);
@@ -58,79 +57,88 @@ struct Right {
   const T* data;
   std::int64_t row, column;
   const std::int32_t* pick;
-};
 
-/// c = a b through packed panels of b; m and k count what the lists of `a` pick.
+  /// Without its first rows and columns.
+  Right from(std::int64_t first_row, std::int64_t first_column) const {
+    const std::int64_t skipped = pick != nullptr ? 0 : first_row * row;
+    return {data + skipped + first_column * column, row, column, pick != nullptr ? pick + first_row : nullptr};
+  }
+};
+/// The left operand without its first rows and columns.
+template <class T>
+Left<T> from(const Left<T>& a, std::int64_t first_row, std::int64_t first_column) {
+  Left<T> part = a;
+  if (a.rows != nullptr) {
+    part.rows += first_row;
+  } else {
+    part.data += first_row * a.row;
+  }
+  if (a.depth != nullptr) {
+    part.depth += first_column;
+  } else {
+    part.data += first_column * a.column;
+  }
+  return part;
+}
+
+/// c = a b through packed panels of b; m and k count what the lists of `a` pick. What is packed at a time, and by whom,
+/// changes no result: an element's sum is the same in whatever chunk it lies.
 template <class T>
 void packed_product(const At& at, std::int64_t m, std::int64_t n, std::int64_t k, const Left<T>& a, const Right<T>& b,
                     T* c, std::int64_t ldc, const Finish<T>& finish, bool inline_only) {
   using A = acc_t<T>;
   inline_only = inline_only || at.pool->threads() == 1 || m * n * k < kParallelWork;
-  // One thread takes larger chunks. That changes no result: an element's sum is the same in whatever chunk it lies.
-  const Chunks chunk = inline_only ? Chunks{m, kInlinePanels * kPanel<A>} : choose_chunks<A>(m, n, k);
-  const std::int64_t across = (n + chunk.columns - 1) / chunk.columns;
+  const Chunks chunk = inline_only ? Chunks{m, kPackedColumns} : choose_chunks<A>(m, n, k);
   const std::int64_t down = (m + chunk.rows - 1) / chunk.rows;
-  const auto rows_of = [&](std::int64_t i) {
-    Left<T> part = a;
-    if (a.rows != nullptr) {
-      part.rows = a.rows + i * chunk.rows;
-    } else {
-      part.data += i * chunk.rows * a.row;
-    }
-    return part;
+  const auto for_all = [&](std::int64_t count, const auto& f) {
+    if (!inline_only) return at.pool->run(count, f);
+    for (std::int64_t i = 0; i < count; ++i) f(i);
   };
-  const auto rows_in = [&](std::int64_t i) { return std::min(chunk.rows, m - i * chunk.rows); };
-  T* const first_c = c;
-  const auto c_of = [&](std::int64_t i) { return a.rows != nullptr ? first_c : first_c + i * chunk.rows * ldc; };
-  const std::size_t bytes = static_cast<std::size_t>(packed_elements<T>(k, n)) * sizeof(A);
-  if (down > 1 && bytes <= kSharedBytes) {
-    A* packed = static_cast<A*>(thread_buffer(kPackedSlot, bytes));
-    const std::int64_t panels = (n + kPanel<A> - 1) / kPanel<A>;
-    const auto pack_some = [&](std::int64_t begin, std::int64_t end) {
-      pack(k, n, b.data, b.row, b.column, b.pick, begin * kPanel<A>, std::min(end * kPanel<A>, n), packed);
-    };
-    const auto multiply = [&](std::int64_t i) {
-      const std::int64_t first = i % across * chunk.columns;
-      gemm(rows_in(i / across), n, k, rows_of(i / across), packed, first, std::min(first + chunk.columns, n),
-           c_of(i / across), ldc, finish);
-    };
-    if (inline_only) {
-      pack_some(0, panels);
-      for (std::int64_t i = 0; i < across * down; ++i) multiply(i);
-    } else {
-      parallel_for(at, panels, 2, k * kPanel<A> / 4, pack_some);
-      at.pool->run(across * down, multiply);
-    }
+  const auto multiply = [&](std::int64_t i, std::int64_t first_column, std::int64_t columns, std::int64_t begin,
+                            std::int64_t depth, const A* packed, std::int64_t first, std::int64_t last) {
+    const std::int64_t row = i * chunk.rows;
+    Finish<T> block = finish;
+    if (begin > 0) block = {finish.alpha, nullptr, true};
+    if (block.bias != nullptr) block.bias += first_column;
+    T* const to = c + first_column + (a.rows != nullptr ? 0 : row * ldc);
+    gemm(std::min(chunk.rows, m - row), columns, depth, from(a, row, begin), packed, first, last, to, ldc, block);
+  };
+  if (down == 1) {  // each chunk packs its own columns
+    for_all((n + chunk.columns - 1) / chunk.columns, [&](std::int64_t i) {
+      const std::int64_t first = i * chunk.columns, columns = std::min(chunk.columns, n - first);
+      const auto elements = static_cast<std::size_t>(packed_elements<T>(std::min(k, kDepth<T>), columns));
+      A* const packed = static_cast<A*>(thread_buffer(kPackedSlot, elements * sizeof(A)));
+      for (std::int64_t begin = 0; begin < k || begin == 0; begin += kDepth<T>) {
+        const std::int64_t depth = std::min(kDepth<T>, k - begin);
+        const Right<T> part = b.from(begin, first);
+        pack(depth, columns, part.data, b.row, b.column, part.pick, 0, columns, packed);
+        multiply(0, first, columns, begin, depth, packed, 0, columns);
+      }
+    });
     return;
   }
-  const auto pack_and_multiply = [&](std::int64_t i) {
-    const std::int64_t first = i % across * chunk.columns;
-    const std::int64_t columns = std::min(chunk.columns, n - first);
-    const std::int64_t deepest = std::min(k, kDepth<T>);
-    A* packed = static_cast<A*>(
-        thread_buffer(kPackedSlot, static_cast<std::size_t>(packed_elements<T>(deepest, columns)) * sizeof(A)));
-    Left<T> left = rows_of(i / across);
-    Finish<T> block = finish;
-    if (block.bias != nullptr) block.bias += first;
+  const bool whole = packed_elements<T>(k, n) * static_cast<std::int64_t>(sizeof(A)) <= kPackedBytes;
+  const std::int64_t columns_at_once = whole ? n : kPackedColumns, depth_at_once = whole ? k : std::min(k, kDepth<T>);
+  const auto elements = static_cast<std::size_t>(packed_elements<T>(depth_at_once, std::min(n, columns_at_once)));
+  A* const packed = static_cast<A*>(thread_buffer(kPackedSlot, elements * sizeof(A)));
+  for (std::int64_t first = 0; first < n; first += columns_at_once) {
+    const std::int64_t columns = std::min(columns_at_once, n - first),
+                       across = (columns + chunk.columns - 1) / chunk.columns;
     for (std::int64_t begin = 0; begin < k || begin == 0; begin += kDepth<T>) {
-      const std::int64_t depth = std::min(kDepth<T>, k - begin);
-      const bool listed = b.pick != nullptr;
-      pack(depth, columns, b.data + first * b.column + (listed ? 0 : begin * b.row), b.row, b.column,
-           listed ? b.pick + begin : nullptr, 0, columns, packed);
-      gemm(rows_in(i / across), columns, depth, left, packed, 0, columns, c_of(i / across) + first, ldc, block);
-      if (left.depth != nullptr) {
-        left.depth += depth;
-      } else {
-        left.data += depth * left.column;
-      }
-      block.bias = nullptr;
-      block.accumulate = true;
+      const std::int64_t depth = std::min(depth_at_once, k - begin);
+      const Right<T> part = b.from(begin, first);
+      constexpr std::int64_t kPackTogether = 4 * kLanes<A>;
+      for_all((columns + kPackTogether - 1) / kPackTogether, [&](std::int64_t i) {
+        const std::int64_t from = i * kPackTogether;
+        pack(depth, columns, part.data, b.row, b.column, part.pick, from, std::min(from + kPackTogether, columns),
+             packed);
+      });
+      for_all(across * down, [&](std::int64_t i) {
+        const std::int64_t from = i % across * chunk.columns;
+        multiply(i / across, first, columns, begin, depth, packed, from, std::min(from + chunk.columns, columns));
+      });
+      if (whole) break;
     }
-  };
-  if (inline_only) {
-    for (std::int64_t i = 0; i < across * down; ++i) pack_and_multiply(i);
-  } else {
-    at.pool->run(across * down, pack_and_multiply);
   }
 }
 
@@ -234,4 +242,4 @@ void run(const At& at, const Matmul& call) {
   }
 }
 
-}  // namespace adjoint::cpu
+}  // namespace adjoint::cpu::ADJOINT_CPU_LEVEL

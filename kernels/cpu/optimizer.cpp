@@ -8,7 +8,7 @@
 #include "kernels/cpu/simd_math.h"
 #include "kernels/cpu/thread_pool.h"
 
-namespace adjoint::cpu {
+namespace adjoint::cpu::ADJOINT_CPU_LEVEL {
 namespace {
 
 constexpr std::int64_t kGrain = 16384;
@@ -55,10 +55,11 @@ double sum_of_squares(const T* g, std::int64_t n) {
   std::int64_t i = 0;
   for (; i + 2 * kLanes<double> <= n; i += 2 * kLanes<double>) {
     for (int half = 0; half < 2; ++half) {
-      Vec<double> v{};
+      double wide[kLanes<double>];
       for (int k = 0; k < kLanes<double>; ++k)
-        v[k] = static_cast<double>(static_cast<A>(g[i + half * kLanes<double> + k]));
-      sum[half] += v * v;
+        wide[k] = static_cast<double>(static_cast<A>(g[i + half * kLanes<double> + k]));
+      const Vec<double> v = load(wide);
+      sum[half] = multiply_add(v, v, sum[half]);
     }
   }
   double total = sum_lanes<double>(sum[0] + sum[1]);
@@ -134,13 +135,13 @@ void run(const At& at, const SgdUpdate& call) {
         [&](std::int64_t begin, std::int64_t end) {
           registers<A>(begin, end, [&](std::int64_t i, auto get, auto set) {
             const Vec<A> value = get(p + i);
-            Vec<A> d = factor * get(g + i) + decay * value;
+            Vec<A> d = multiply_add(decay, value, factor * get(g + i));
             if (momentum != 0) {
-              const Vec<A> velocity = momentum * get(v + i) + d;
+              const Vec<A> velocity = multiply_add(momentum, get(v + i), d);
               set(v + i, velocity);
-              d = call.nesterov ? d + momentum * velocity : velocity;
+              d = call.nesterov ? multiply_add(momentum, velocity, d) : velocity;
             }
-            set(p + i, value - rate * d);
+            set(p + i, multiply_add(-rate, d, value));
           });
         },
         p, g, v);
@@ -155,12 +156,12 @@ void run(const At& at, const AdamUpdate& call) {
     const T* g = static_cast<const T*>(call.g);
     A* m = static_cast<A*>(call.m);
     A* v = static_cast<A*>(call.v);
-    const double t = static_cast<double>(*call.step), lr = *call.lr;
+    const double lr = *call.lr;
     const A factor = factor_of<A>(call.factor);
     const A b1 = static_cast<A>(call.beta1), b2 = static_cast<A>(call.beta2), eps = static_cast<A>(call.eps);
     const A rest1 = static_cast<A>(1 - call.beta1), rest2 = static_cast<A>(1 - call.beta2);
-    const A rate = static_cast<A>(lr / (1 - std::pow(call.beta1, t)));
-    const A correction = static_cast<A>(1 / std::sqrt(1 - std::pow(call.beta2, t)));
+    const A rate = static_cast<A>(lr / (1 - real::power(call.beta1, *call.step)));
+    const A correction = static_cast<A>(1 / std::sqrt(1 - real::power(call.beta2, *call.step)));
     const A shrink = static_cast<A>(call.decoupled ? 1 - lr * call.weight_decay : 1);
     const A decay = static_cast<A>(call.decoupled ? 0 : call.weight_decay);
     parts(
@@ -168,12 +169,13 @@ void run(const At& at, const AdamUpdate& call) {
         [&](std::int64_t begin, std::int64_t end) {
           registers<A>(begin, end, [&](std::int64_t i, auto get, auto set) {
             const Vec<A> value = get(p + i);
-            const Vec<A> gradient = factor * get(g + i) + decay * value;
-            const Vec<A> first = b1 * get(m + i) + rest1 * gradient;
-            const Vec<A> second = b2 * get(v + i) + rest2 * (gradient * gradient);
+            const Vec<A> gradient = multiply_add(decay, value, factor * get(g + i));
+            const Vec<A> first = multiply_add(b1, get(m + i), rest1 * gradient);
+            const Vec<A> second = multiply_add(b2, get(v + i), rest2 * (gradient * gradient));
             set(m + i, first);
             set(v + i, second);
-            set(p + i, shrink * value - rate * first / (sqrt(second) * correction + eps));
+            set(p + i,
+                multiply_add(shrink, value, -rate * first / multiply_add(sqrt(second), correction, broadcast(eps))));
           });
         },
         p, g, m, v);
@@ -191,10 +193,10 @@ void run(const At& at, const AverageUpdate& call) {
     parallel_for(at, call.n, kGrain, 1, [&](std::int64_t begin, std::int64_t end) {
       registers<A>(begin, end, [&](std::int64_t i, auto get, auto set) {
         const Vec<A> average = get(a + i);
-        set(a + i, average + rest * (get(p + i) - average));
+        set(a + i, multiply_add(rest, get(p + i) - average, average));
       });
     });
   });
 }
 
-}  // namespace adjoint::cpu
+}  // namespace adjoint::cpu::ADJOINT_CPU_LEVEL

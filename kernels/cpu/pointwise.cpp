@@ -11,47 +11,47 @@
 #include "kernels/cpu/thread_pool.h"
 #include "kernels/reduce.h"
 
-namespace adjoint::cpu {
+namespace adjoint::cpu::ADJOINT_CPU_LEVEL {
 namespace {
 
 // ---- The functions on registers ----
 
 // What a function's text does not mention is an unused parameter here.
-#define ADJOINT_FUNCTION(name, forward_text, derivative_text)                        \
-  struct name##_function {                                                           \
-    template <class T>                                                               \
-    static Vec<T> value([[maybe_unused]] Vec<T> x) {                                 \
-      using M [[maybe_unused]] = VectorMath<T>;                                      \
-      [[maybe_unused]] const Vec<T> zero{}, one = broadcast(T(1));                   \
-      return forward_text;                                                           \
-    }                                                                                \
-    template <class T>                                                               \
-    static Vec<T> derivative([[maybe_unused]] Vec<T> x, [[maybe_unused]] Vec<T> y) { \
-      using M [[maybe_unused]] = VectorMath<T>;                                      \
-      [[maybe_unused]] const Vec<T> zero{}, one = broadcast(T(1));                   \
-      return derivative_text;                                                        \
-    }                                                                                \
+#define ADJOINT_FUNCTION(name, forward_text, derivative_text)                                       \
+  struct name##_function {                                                                          \
+    template <class T>                                                                              \
+    ADJOINT_INLINE static Vec<T> value([[maybe_unused]] Vec<T> x) {                                 \
+      using M [[maybe_unused]] = VectorMath<T>;                                                     \
+      [[maybe_unused]] const Vec<T> zero{}, one = broadcast(T(1));                                  \
+      return forward_text;                                                                          \
+    }                                                                                               \
+    template <class T>                                                                              \
+    ADJOINT_INLINE static Vec<T> derivative([[maybe_unused]] Vec<T> x, [[maybe_unused]] Vec<T> y) { \
+      using M [[maybe_unused]] = VectorMath<T>;                                                     \
+      [[maybe_unused]] const Vec<T> zero{}, one = broadcast(T(1));                                  \
+      return derivative_text;                                                                       \
+    }                                                                                               \
   };
 ADJOINT_UNARY_FUNCTIONS(ADJOINT_FUNCTION)
 #undef ADJOINT_FUNCTION
 
-#define ADJOINT_FUNCTION(name, forward_text, derivative_a, derivative_b)             \
-  struct name##_function {                                                           \
-    template <class T>                                                               \
-    static Vec<T> value(Vec<T> a, Vec<T> b) {                                        \
-      using M [[maybe_unused]] = VectorMath<T>;                                      \
-      return forward_text;                                                           \
-    }                                                                                \
-    template <int operand, class T>                                                  \
-    static Vec<T> derivative([[maybe_unused]] Vec<T> a, [[maybe_unused]] Vec<T> b) { \
-      using M [[maybe_unused]] = VectorMath<T>;                                      \
-      [[maybe_unused]] const Vec<T> zero{}, one = broadcast(T(1));                   \
-      if constexpr (operand == 0) {                                                  \
-        return derivative_a;                                                         \
-      } else {                                                                       \
-        return derivative_b;                                                         \
-      }                                                                              \
-    }                                                                                \
+#define ADJOINT_FUNCTION(name, forward_text, derivative_a, derivative_b)                            \
+  struct name##_function {                                                                          \
+    template <class T>                                                                              \
+    ADJOINT_INLINE static Vec<T> value(Vec<T> a, Vec<T> b) {                                        \
+      using M [[maybe_unused]] = VectorMath<T>;                                                     \
+      return forward_text;                                                                          \
+    }                                                                                               \
+    template <int operand, class T>                                                                 \
+    ADJOINT_INLINE static Vec<T> derivative([[maybe_unused]] Vec<T> a, [[maybe_unused]] Vec<T> b) { \
+      using M [[maybe_unused]] = VectorMath<T>;                                                     \
+      [[maybe_unused]] const Vec<T> zero{}, one = broadcast(T(1));                                  \
+      if constexpr (operand == 0) {                                                                 \
+        return derivative_a;                                                                        \
+      } else {                                                                                      \
+        return derivative_b;                                                                        \
+      }                                                                                             \
+    }                                                                                               \
   };
 ADJOINT_BINARY_FUNCTIONS(ADJOINT_FUNCTION)
 #undef ADJOINT_FUNCTION
@@ -389,10 +389,10 @@ void run(const At& at, const ScaleShift& call) {
       const S* const x = static_cast<const S*>(call.x) + begin;
       S* const y = static_cast<S*>(call.y) + begin;
       const Vec<A> factor = broadcast(static_cast<A>(call.factor)), shift = broadcast(static_cast<A>(call.offset));
-      const auto f = [=](std::int64_t i, auto get) { return factor * get(x + i) + shift; };
+      const auto f = [=](std::int64_t i, auto get) { return multiply_add(factor, get(x + i), shift); };
       call.accumulate ? for_registers<true>(y, n, f) : for_registers<false>(y, n, f);
     });
   });
 }
 
-}  // namespace adjoint::cpu
+}  // namespace adjoint::cpu::ADJOINT_CPU_LEVEL

@@ -10,7 +10,7 @@
 #include "kernels/cpu/strided.h"
 #include "kernels/cpu/thread_pool.h"
 
-namespace adjoint::cpu {
+namespace adjoint::cpu::ADJOINT_CPU_LEVEL {
 namespace {
 
 constexpr int kBlocks = 16;  // Philox blocks computed side by side
@@ -19,25 +19,34 @@ constexpr int kWords = 4 * kBlocks;
 using Wide = Vec<std::uint64_t>;  // a word a lane, in the lower half
 
 /// The full products of the lower halves; the upper halves may hold anything.
-inline Wide multiply_low(Wide a, std::uint64_t b) {
+template <int bytes>
+ADJOINT_INLINE Lanes<std::uint64_t, bytes> multiply_low(Lanes<std::uint64_t, bytes> a, std::uint64_t b) {
+  if constexpr (bytes > kRegisterBytes) {
+    return {multiply_low(a.low, b), multiply_low(a.high, b)};
+  } else {
+    using Register [[maybe_unused]] = typename Lanes<std::uint64_t, bytes>::Register;
+    [[maybe_unused]] const auto factor = static_cast<long long>(b);
 #if defined(__AVX512F__) && defined(__AVX512DQ__)
-  return reinterpret_cast<Wide>(_mm512_maskz_mul_epu32(0xff, reinterpret_cast<__m512i>(a), _mm512_set1_epi64(b)));
+    return Register(_mm512_maskz_mul_epu32(0xff, __m512i(a.r), _mm512_set1_epi64(factor)));
 #elif defined(__AVX2__)
-  return reinterpret_cast<Wide>(_mm256_mul_epu32(reinterpret_cast<__m256i>(a), _mm256_set1_epi64x(b)));
+    return Register(_mm256_mul_epu32(__m256i(a.r), _mm256_set1_epi64x(factor)));
+#elif defined(__x86_64__)
+    return Register(_mm_mul_epu32(__m128i(a.r), _mm_set1_epi64x(factor)));
 #else
-  return (a & 0xffffffffu) * b;
+    return (a & 0xffffffffu) * b;
 #endif
+  }
 }
 
 /// The 64 words of the blocks from `first`: philox() of kernels/base/philox.h, on registers.
 void philox_words(std::uint64_t key, std::uint64_t first, std::uint32_t* words) {
   constexpr int lanes = kLanes<std::uint64_t>, registers = kBlocks / lanes;
-  const Wide low = Wide{} + 0xffffffffu;
+  const Wide low = 0xffffffffu;
   Wide c0[registers], c1[registers], c2[registers], c3[registers];
 #pragma GCC unroll 8
   for (int k = 0; k < registers; ++k) {
     const Wide counter =
-        reinterpret_cast<Wide>(lane_numbers<double>()) + (first + static_cast<std::uint64_t>(k * lanes));
+        bits_as<std::uint64_t>(lane_numbers<double>()) + (first + static_cast<std::uint64_t>(k * lanes));
     c0[k] = counter;
     c1[k] = counter >> 32;
     c2[k] = c3[k] = Wide{};
@@ -120,7 +129,7 @@ void fill(const At& at, const RandomFill& call) {
     uniform(words, u);
     if (normal) normal_of(u);
     for_registers<false>(static_cast<S*>(call.y) + begin, n,
-                         [&](std::int64_t i, auto get) { return start + scale * get(u + i); });
+                         [&](std::int64_t i, auto get) { return multiply_add(scale, get(u + i), start); });
   });
 }
 
@@ -138,7 +147,7 @@ void dropout(const At& at, const Dropout& call) {
     for_registers<accumulate>(static_cast<S*>(call.y) + begin, n, [&](std::int64_t i, auto get) {
       VecInt<A> word;
       std::memcpy(&word, drawn + i, sizeof word);
-      return word >= threshold ? get(x + i) * scale : Vec<A>{};
+      return select(word >= threshold, get(x + i) * scale, Vec<A>{});
     });
   });
 }
@@ -161,4 +170,4 @@ void run(const At& at, const Dropout& call) {
   });
 }
 
-}  // namespace adjoint::cpu
+}  // namespace adjoint::cpu::ADJOINT_CPU_LEVEL

@@ -7,7 +7,7 @@
 #include "kernels/cpu/reduction.h"
 #include "kernels/pointwise.h"
 
-namespace adjoint::cpu {
+namespace adjoint::cpu::ADJOINT_CPU_LEVEL {
 namespace {
 
 /// The gradient of one group of outputs, walked in row-major order: `found` remembers, for each output, whether its
@@ -55,7 +55,7 @@ void arg_max(const At& at, const ArgMax& call) {
       std::int64_t i = 0;
       for (; i + lanes <= call.width; i += lanes) best = Max::combine(best, load(x + i));
       if (const int rest = static_cast<int>(call.width - i); rest > 0)
-        best = Max::combine(best, first_lanes<A>(rest) ? load_first(x + i, rest) : broadcast(Max::identity<A>));
+        best = Max::combine(best, select(first_lanes<A>(rest), load_first(x + i, rest), broadcast(Max::identity<A>)));
       const A top = max_lanes<A>(best);
       std::int64_t first = 0;
       while (!(x[first] == top || (top != top && x[first] != x[first]))) ++first;
@@ -129,4 +129,4 @@ void run(const At& at, const ArgMax& call) {
   visit_float(call.dtype, [&](auto type) { arg_max<typename decltype(type)::type>(at, call); });
 }
 
-}  // namespace adjoint::cpu
+}  // namespace adjoint::cpu::ADJOINT_CPU_LEVEL

@@ -15,7 +15,7 @@
 #include "kernels/cpu/strided.h"
 #include "kernels/cpu/thread_pool.h"
 
-namespace adjoint::cpu {
+namespace adjoint::cpu::ADJOINT_CPU_LEVEL {
 
 struct Sum {
   template <class A>
@@ -30,7 +30,7 @@ struct Max {
   static constexpr A identity = -std::numeric_limits<A>::infinity();
   template <class V>
   static V combine(V a, V b) {
-    return (a > b) | (a != a) ? a : b;  // NaN wins
+    return select((a > b) | (a != a), a, b);  // NaN wins
   }
 };
 
@@ -74,7 +74,7 @@ inline Vec<A> fold_rest(const A* p, std::int64_t n) {
   if constexpr (Op::template identity<A> == A(0)) {
     return v;
   } else {
-    return first_lanes<A>(static_cast<int>(n)) ? v : broadcast(Op::template identity<A>);
+    return select(first_lanes<A>(static_cast<int>(n)), v, broadcast(Op::template identity<A>));
   }
 }
 
@@ -102,7 +102,7 @@ inline Vec<A> fold(const A* p, std::int64_t n) {
 
 template <class Op, class A>
 inline A fold_to_one(Vec<A> v) {
-  return fold_lanes<A>(v, [](Vec<A> a, Vec<A> b) { return Op::combine(a, b); });
+  return fold_lanes(v, [](auto a, auto b) { return Op::combine(a, b); });
 }
 
 /// Any number of values, pairwise above a tile.
@@ -339,4 +339,4 @@ void reduce(const At& at, const View& y, double factor, bool accumulate, Make ma
   if (static_cast<const void*>(last) != y.data) finish(last, kept, result);
 }
 
-}  // namespace adjoint::cpu
+}  // namespace adjoint::cpu::ADJOINT_CPU_LEVEL

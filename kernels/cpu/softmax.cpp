@@ -9,7 +9,7 @@
 #include "kernels/cpu/simd_math.h"
 #include "kernels/cpu/thread_pool.h"
 
-namespace adjoint::cpu {
+namespace adjoint::cpu::ADJOINT_CPU_LEVEL {
 namespace {
 
 constexpr std::int64_t kElements = 8192;  // of a chunk
@@ -36,7 +36,7 @@ inline void over_row(std::int64_t width, F f) {
     const VecInt<A> mask = first_lanes<A>(rest);
     f(
         i, [rest](const S* p) { return load_first(p, rest); },
-        [mask](Vec<A> v, A otherwise) { return mask ? v : broadcast(otherwise); });
+        [mask](Vec<A> v, A otherwise) { return select(mask, v, broadcast(otherwise)); });
   }
 }
 
@@ -47,7 +47,7 @@ void softmax_row(const S* x, S* y, std::int64_t width) {
   Vec<A> best = broadcast(kLowest);
   over_row<S>(width, [&](std::int64_t i, auto get, auto only) {
     const Vec<A> v = only(get(x + i), kLowest);
-    best = (best > v) | (best != best) ? best : v;
+    best = select((best > v) | (best != best), best, v);
   });
   const A top = max_lanes<A>(best);
   if (top == kLowest) {  // nothing but -inf
@@ -70,7 +70,7 @@ void softmax_row(const S* x, S* y, std::int64_t width) {
   });
   const A sum = sum_lanes<A>(total);
   if constexpr (log_form) {
-    const Vec<A> log_sum = broadcast(std::log(sum));
+    const Vec<A> log_sum = log(broadcast(sum));
     for_registers<false>(y, width, [=](std::int64_t i, auto get) { return (get(x + i) - shift) - log_sum; });
   } else {
     const Vec<A> scale = broadcast(1 / sum);
@@ -89,12 +89,13 @@ void softmax_backward_row(const S* y, const S* dy, S* dx, std::int64_t width) {
   using A = acc_t<S>;
   Vec<A> total{};
   over_row<S>(width, [&](std::int64_t i, auto get, auto) {
-    total += log_form ? get(dy + i) : get(y + i) * get(dy + i);  // missing lanes are 0 in both
+    // Missing lanes are 0 in both.
+    total = log_form ? total + get(dy + i) : multiply_add(get(y + i), get(dy + i), total);
   });
   const Vec<A> sum = broadcast(sum_lanes<A>(total));
   for_registers<accumulate>(dx, width, [=](std::int64_t i, auto get) {
     if constexpr (log_form) {
-      return get(dy + i) - exp(get(y + i)) * sum;
+      return multiply_add(exp(get(y + i)), -sum, get(dy + i));
     } else {
       return get(y + i) * (get(dy + i) - sum);
     }
@@ -128,4 +129,4 @@ void run(const At& at, const SoftmaxBackward& call) {
   });
 }
 
-}  // namespace adjoint::cpu
+}  // namespace adjoint::cpu::ADJOINT_CPU_LEVEL

@@ -8,7 +8,7 @@
 
 #include "kernels/base/view.h"
 
-namespace adjoint::cpu {
+namespace adjoint::cpu::ADJOINT_CPU_LEVEL {
 
 /// Elements of a gathered tile: small enough for a few of them on the stack and in L1.
 constexpr std::int64_t kTile = 512;
@@ -221,4 +221,4 @@ inline void order_by(View& first, Views&... others) {
   }
 }
 
-}  // namespace adjoint::cpu
+}  // namespace adjoint::cpu::ADJOINT_CPU_LEVEL

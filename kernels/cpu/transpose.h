@@ -5,27 +5,36 @@
 
 #include "kernels/cpu/simd.h"
 
-namespace adjoint::cpu {
+namespace adjoint::cpu::ADJOINT_CPU_LEVEL {
 
-/// Transposes a square of registers: swaps off-diagonal blocks of half the size, then of a quarter, and so on.
-template <int Step, class A, int... L>
-[[gnu::always_inline]] inline void swap_blocks(Vec<A> (&r)[kLanes<A>], std::integer_sequence<int, L...>) {
-  constexpr int lanes = kLanes<A>;
-#pragma GCC unroll 16
-  for (int i = 0; i < lanes; ++i) {
-    if ((i & Step) != 0) continue;
-    const Vec<A> low = r[i], high = r[i + Step];
-    r[i] = __builtin_shufflevector(low, high, ((L & Step) == 0 ? L : lanes + L - Step)...);
-    r[i + Step] = __builtin_shufflevector(low, high, ((L & Step) == 0 ? L + Step : lanes + L)...);
+/// Swaps the off-diagonal blocks of `step` lanes of two rows that lie `step` apart.
+template <int step, class T, int bytes, int... L>
+ADJOINT_INLINE void swap_blocks(Lanes<T, bytes>& a, Lanes<T, bytes>& b, std::integer_sequence<int, L...> lanes) {
+  if constexpr (bytes == kRegisterBytes) {
+    constexpr int count = sizeof...(L);
+    const auto low = a.r, high = b.r;
+    a = __builtin_shufflevector(low, high, ((L & step) == 0 ? L : count + L - step)...);
+    b = __builtin_shufflevector(low, high, ((L & step) == 0 ? L + step : count + L)...);
+  } else if constexpr (step * 2 * static_cast<int>(sizeof(T)) == bytes) {
+    const auto high = a.high;
+    a.high = b.low;
+    b.low = high;
+  } else {
+    swap_blocks<step>(a.low, b.low, lanes);
+    swap_blocks<step>(a.high, b.high, lanes);
   }
 }
-template <class A>
-[[gnu::always_inline]] inline void transpose(Vec<A> (&r)[kLanes<A>]) {
-  using Lanes = std::make_integer_sequence<int, kLanes<A>>;
-  if constexpr (kLanes<A> >= 16) swap_blocks<8, A>(r, Lanes{});
-  if constexpr (kLanes<A> >= 8) swap_blocks<4, A>(r, Lanes{});
-  if constexpr (kLanes<A> >= 4) swap_blocks<2, A>(r, Lanes{});
-  if constexpr (kLanes<A> >= 2) swap_blocks<1, A>(r, Lanes{});
+
+/// Transposes a square of vectors: swaps blocks of half the size, then of a quarter, and so on.
+template <class A, int step = kLanes<A> / 2>
+ADJOINT_INLINE void transpose(Vec<A> (&r)[kLanes<A>]) {
+  if constexpr (step > 0) {
+    using OfRegister = std::make_integer_sequence<int, kRegisterBytes / static_cast<int>(sizeof(A))>;
+#pragma GCC unroll 16
+    for (int i = 0; i < kLanes<A>; ++i)
+      if ((i & step) == 0) swap_blocks<step>(r[i], r[i + step], OfRegister{});
+    transpose<A, step / 2>(r);
+  }
 }
 
-}  // namespace adjoint::cpu
+}  // namespace adjoint::cpu::ADJOINT_CPU_LEVEL

@@ -9,7 +9,6 @@
 #include <random>
 #include <vector>
 
-#include "kernels/cpu/gemm_tile.h"
 #include "kernels/cpu/thread_pool.h"
 
 namespace adjoint {
@@ -406,21 +405,6 @@ TYPED_TEST(MatmulOf, Rounds_once_at_the_store) {
   cpu::ThreadPool pool(1);
   cpu::run(cpu::At{&pool}, call);
   EXPECT_EQ(static_cast<double>(c[0]), 1.5);
-}
-
-TEST(Pack, Lays_b_out_in_panels_with_zeros_past_the_last_column) {
-  using cpu::kLanes, cpu::kPanel;
-  const std::int64_t k = 3, n = kPanel<float> + 2;
-  const std::vector<float> b = random_values<float>(static_cast<std::size_t>(k * n), 1);
-  std::vector<float> packed(static_cast<std::size_t>(cpu::packed_elements<float>(k, n)), -9.0f);
-  cpu::pack(k, n, b.data(), n, 1, nullptr, 0, n, packed.data());
-  for (std::int64_t p = 0; p < k; ++p) {
-    for (std::int64_t j = 0; j < kPanel<float> + kLanes<float>; ++j) {
-      const std::int64_t at =
-          j < kPanel<float> ? p * kPanel<float> + j : k * kPanel<float> + p * kLanes<float> + (j - kPanel<float>);
-      EXPECT_EQ(packed[static_cast<std::size_t>(at)], j < n ? b[static_cast<std::size_t>(p * n + j)] : 0.0f);
-    }
-  }
 }
 
 }  // namespace

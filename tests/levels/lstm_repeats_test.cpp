@@ -7,7 +7,7 @@
 #include <cstdint>
 #include <vector>
 
-namespace adjoint::cpu::lstm {
+namespace adjoint::cpu::ADJOINT_CPU_LEVEL::lstm {
 namespace {
 
 /// Rows of `width` numbers that begin alike; rows of one letter are equal.
@@ -56,4 +56,4 @@ TEST(LstmRepeats, Are_not_looked_for_beyond_64_kinds_or_half_of_the_rows) {
 TEST(LstmRepeats, Of_rows_without_elements_are_none) { EXPECT_EQ(Text({}, 0).repeats.kinds, 0); }
 
 }  // namespace
-}  // namespace adjoint::cpu::lstm
+}  // namespace adjoint::cpu::ADJOINT_CPU_LEVEL::lstm
