@@ -3,12 +3,15 @@
 
   bench/ab.py reverse-b64-dot                       five rounds; table, and bench/results/cpu-reverse-b64-dot-DATE.json
   bench/ab.py all --rounds 3 --our-threads 1,2
-  bench/ab.py reverse-b1-dot --require 10           exit 8 unless we are at least ten times as fast
+  bench/ab.py reverse-b1-dot --require 4            exit 8 unless we are at least four times as fast
+  bench/ab.py lstm-h512 --level v3                  both sides without AVX-512
 
 A round runs every side once, in an order that reverses from round to round, so that a slow spell of the machine meets
 all of them. Only ratios within a round are safe on a shared machine. Each of our sides is set against the best PyTorch
-side of the same round. N threads are pinned to the last N CPUs. PyTorch runs with malloc told not to return memory to
-the system, which helps it; OPENBLAS_CORETYPE is removed, because a wrong one costs OpenBLAS half its speed.
+side of the same round with as many threads, and, beside that, against the best of any number. N threads are pinned to
+the last N CPUs. PyTorch runs with malloc told not to return memory to the system, which helps it. Variables that choose
+instructions, ours and the libraries', are removed (OPENBLAS_CORETYPE, where wrong, costs OpenBLAS half its speed);
+--level v3 sets them all to AVX2 and FMA.
 
 A side is any command that prints a JSON object with min_ms and median_ms on its last line; batches_hash, where both
 sides give one, must agree. A command template may use {bin} {peers} {python} {threads} {options}.
@@ -25,31 +28,49 @@ import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-OURS = "{bin}/bench_step --json --threads {threads} {options}"
+OURS = "{bin}/{options} --json --threads {threads}"
 PEER = "{python} {peers}/{options} --threads {threads}"
 PEER_MALLOC = ("glibc.malloc.trim_threshold=1073741824:glibc.malloc.mmap_threshold=1073741824:"
                "glibc.malloc.top_pad=67108864")
 
-# name: (options of our program, script and options of the peer)
+
+def step(ours, peer):
+    return f"bench_step --model {ours}", peer
+
+
+def growth(options):
+    return f"bench_growth {options}", f"growth.py {options}"
+
+
+# name: (our program and its options, the peer's script and its options)
 COMPARISONS = {
-    "reverse-b64-dot": ("--model reverse --batch 64 --attention dot", "reverse_step.py --batch 64 --attention dot"),
-    "reverse-b64-none": ("--model reverse --batch 64 --attention none", "reverse_step.py --batch 64 --attention none"),
-    "reverse-b1-dot": ("--model reverse --batch 1 --attention dot", "reverse_step.py --batch 1 --attention dot"),
+    "reverse-b64-dot": step("reverse --batch 64 --attention dot", "reverse_step.py --batch 64 --attention dot"),
+    "reverse-b64-none": step("reverse --batch 64 --attention none", "reverse_step.py --batch 64 --attention none"),
+    "reverse-b1-dot": step("reverse --batch 1 --attention dot", "reverse_step.py --batch 1 --attention dot"),
     # What PyTorch does unless told otherwise: Adam in a loop, its own malloc; and lengths, which ours takes too.
-    "reverse-b1-dot-defaults": ("--model reverse --batch 1 --attention dot",
-                                "reverse_step.py --batch 1 --attention dot --encoder packed --adam loop"),
-    "reverse-b1-none": ("--model reverse --batch 1 --attention none", "reverse_step.py --batch 1 --attention none"),
-    "practical10-dot": ("--model practical10 --attention dot", "reverse_step.py --preset practical10 --attention dot"),
-    "practical10-none": ("--model practical10 --attention none",
-                         "reverse_step.py --preset practical10 --attention none"),
-    "headline-lstm": ("--model lstm", "headline_step.py --model lstm"),
-    "headline-lstm-sparse": ("--model lstm --embedding-gradient sparse",
-                             "headline_step.py --model lstm --embedding-gradient sparse"),
-    "headline-lstm-encoder": ("--model lstm-encoder", "headline_step.py --model lstm-encoder"),
-    "headline-lstm-encoder-sparse": ("--model lstm-encoder --embedding-gradient sparse",
-                                     "headline_step.py --model lstm-encoder --embedding-gradient sparse"),
-    "lstm-layer": ("--model lstm-layer", "lstm_layer.py"),
-    "op-overhead": ("--model op-overhead", "op_overhead.py --op mul_add"),
+    "reverse-b1-dot-defaults": step("reverse --batch 1 --attention dot",
+                                    "reverse_step.py --batch 1 --attention dot --encoder packed --adam loop"),
+    "reverse-b1-none": step("reverse --batch 1 --attention none", "reverse_step.py --batch 1 --attention none"),
+    "practical10-dot": step("practical10 --attention dot", "reverse_step.py --preset practical10 --attention dot"),
+    "practical10-none": step("practical10 --attention none", "reverse_step.py --preset practical10 --attention none"),
+    "headline-lstm": step("lstm", "headline_step.py --model lstm"),
+    "headline-lstm-sparse": step("lstm --embedding-gradient sparse",
+                                 "headline_step.py --model lstm --embedding-gradient sparse"),
+    "headline-lstm-encoder": step("lstm-encoder", "headline_step.py --model lstm-encoder"),
+    "headline-lstm-encoder-sparse": step("lstm-encoder --embedding-gradient sparse",
+                                         "headline_step.py --model lstm-encoder --embedding-gradient sparse"),
+    "lstm-layer": step("lstm-layer", "lstm_layer.py"),
+    "lstm-h512": growth("--case lstm --batch 64 --time 50 --input 512 --hidden 512"),
+    "encoder-d512": growth("--case encoder --batch 16 --time 128 --width 512 --blocks 2"),
+    **{f"product-{n}": growth(f"--case product --m {n} --n {n} --k {n}") for n in (256, 512, 1024)},
+    "op-overhead": step("op-overhead", "op_overhead.py --op mul_add"),
+}
+# What holds a program to the instructions of a level, ours and the libraries'; at "best" none of these is set.
+LEVELS = {
+    "best": {},
+    "v3": {"ADJOINT_CPU_LEVEL": "x86-64-v3", "ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2",
+           "MKL_ENABLE_INSTRUCTIONS": "AVX2", "OPENBLAS_CORETYPE": "Haswell", "XLA_FLAGS": "--xla_cpu_max_isa=AVX2",
+           "TORCHINDUCTOR_CPP_MARCH": "x86-64-v3"},
 }
 # Comparisons with a PyTorch that is left as it comes, as --plain-peer leaves it in all.
 PLAIN_PEERS = {"reverse-b1-dot-defaults"}
@@ -57,7 +78,7 @@ PYTHON = os.environ.get("ADJOINT_PEERS_VENV", str(ROOT / "build" / "peers-venv")
 
 
 def fail(text, status=1):
-    print(f"ab: {text}", file=sys.stderr)
+    print(f"{pathlib.Path(sys.argv[0]).stem}: {text}", file=sys.stderr)
     sys.exit(status)
 
 
@@ -75,9 +96,9 @@ def command_of(template, options, threads, args):
                                        threads=threads, options=options))
 
 
-def shown(command, args):
+def portable(text, args):
     """A command as it can be repeated elsewhere: paths relative to the repository, the interpreter by its name."""
-    return shlex.join(command).replace(args.python, "python").replace(str(ROOT) + "/", "")
+    return text.replace(args.python, "python").replace(str(ROOT) + "/", "")
 
 
 def is_plain(name, args):
@@ -96,25 +117,37 @@ def make_sides(name, args):
     return sides
 
 
-def run(side, args):
+class SideFailed(Exception):
+    """A side that gave no result; the text says why."""
+
+
+def environment_of(side, level):
+    chosen = {key for variables in LEVELS.values() for key in variables}
+    environment = {key: value for key, value in os.environ.items() if key not in chosen}
     threads = str(side["threads"])
-    environment = {key: value for key, value in os.environ.items() if key != "OPENBLAS_CORETYPE"}
     environment.update({key: threads for key in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")})
     if not side["ours"] and not side["plain"]:
         environment["GLIBC_TUNABLES"] = PEER_MALLOC
+    return {**environment, **LEVELS[level]}
+
+
+def run(side, level, timeout):
+    """The JSON object that a side's command prints, with min_ms and median_ms. Throws SideFailed."""
     cpus = ",".join(map(str, sorted(os.sched_getaffinity(0))[-side["threads"]:]))
     try:
-        done = subprocess.run(["taskset", "-c", cpus, *side["command"]], env=environment, capture_output=True,
-                              text=True, timeout=args.timeout, check=False)
-    except subprocess.TimeoutExpired:
-        fail(f"{side['side']}: no result within {args.timeout} s: {shlex.join(side['command'])}")
+        done = subprocess.run(["taskset", "-c", cpus, *side["command"]], env=environment_of(side, level),
+                              capture_output=True, text=True, timeout=timeout, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise SideFailed(f"{side['side']}: no result within {timeout} s: {shlex.join(side['command'])}") from error
     if done.returncode != 0:
-        fail(f"{side['side']}: exit {done.returncode}: {shlex.join(side['command'])}\n{done.stderr[-2000:].strip()}")
+        raise SideFailed(f"{side['side']}: exit {done.returncode}: {shlex.join(side['command'])}\n"
+                         f"{done.stderr[-2000:].strip()}")
     try:
         result = json.loads(done.stdout.strip().splitlines()[-1])
         result["min_ms"], result["median_ms"] = float(result["min_ms"]), float(result["median_ms"])
-    except (IndexError, KeyError, TypeError, ValueError):
-        fail(f"{side['side']}: last line is no JSON object with min_ms and median_ms: {done.stdout[-300:].strip()!r}")
+    except (IndexError, KeyError, TypeError, ValueError) as error:
+        raise SideFailed(f"{side['side']}: last line is no JSON object with min_ms and median_ms: "
+                         f"{done.stdout[-300:].strip()!r}") from error
     return result
 
 
@@ -146,7 +179,7 @@ def compare(name, args):
     rounds = []
     for i in range(args.rounds):
         order = sides if i % 2 == 0 else sides[::-1]
-        results = {side["side"]: run(side, args) for side in order}
+        results = {side["side"]: run(side, args.level, args.timeout) for side in order}
         check_batches(results, args)
         rounds.append({"load": round(os.getloadavg()[0], 2), "results": results})
         print(f"{name}: round {i + 1}/{args.rounds}: " +
@@ -154,33 +187,45 @@ def compare(name, args):
     return sides, rounds
 
 
+def ratio(side, peers, rounds, table):
+    """How many times as fast as the best of `peers` a side is, round by round."""
+    each = [min(r["results"][peer]["min_ms"] for peer in peers) / r["results"][side]["min_ms"] for r in rounds]
+    return {"per_round": [round(value, 3) for value in each], "median": round(statistics.median(each), 3),
+            "min_over_min": round(min(table[peer]["min_ms"] for peer in peers) / table[side]["min_ms"], 3)}
+
+
 def summarise(sides, rounds):
-    """Per side, best minimum and middle median over rounds; per side of ours, ratios to each round's best peer side."""
+    """Per side, best minimum and middle median over rounds; per side of ours, ratios to each round's best peer side of
+    as many threads (of any number, where there is none) and to the best of any number."""
     table = {}
     for side in sides:
         results = [r["results"][side["side"]] for r in rounds]
         table[side["side"]] = {"min_ms": min(r["min_ms"] for r in results),
                                "median_ms": statistics.median(r["median_ms"] for r in results)}
-    peers = [side["side"] for side in sides if not side["ours"]]
-    ratios = {}
-    for side in (side["side"] for side in sides if side["ours"] and peers):
-        each = [min(r["results"][peer]["min_ms"] for peer in peers) / r["results"][side]["min_ms"] for r in rounds]
-        ratios[side] = {"per_round": [round(value, 3) for value in each], "median": round(statistics.median(each), 3),
-                        "min_over_min": round(min(table[peer]["min_ms"] for peer in peers) / table[side]["min_ms"], 3)}
-    return table, ratios
+    peers = {side["side"]: side["threads"] for side in sides if not side["ours"]}
+    equal, best = {}, {}
+    for side in (side for side in sides if side["ours"] and peers):
+        name, threads = side["side"], side["threads"]
+        same = [peer for peer in peers if peers[peer] == threads]
+        equal[name] = {"peer_threads": threads if same else "any", **ratio(name, same or list(peers), rounds, table)}
+        best[name] = {"peer_threads": "any", **ratio(name, list(peers), rounds, table)}
+    return table, equal, best
 
 
 def show(name, record):
     machine = record["machine"]
-    print(f"\n{name}   {record['date']}   {machine['cpu']}, {machine['cpus']} CPUs, {' '.join(machine['isa'])}")
+    print(f"\n{name}   {record['date']}   {machine['cpu']}, {machine['cpus']} CPUs, {' '.join(machine['isa'])}; "
+          f"level {record['level']}")
     print(f"adjoint {record['versions']['adjoint']}, torch {record['versions'].get('torch', '-')}; "
           f"load {', '.join(str(r['load']) for r in record['rounds'])}")
     print(f"{'side':<14}{'min ms':>12}{'median ms':>12}")
     for side, figures in record["summary"].items():
         print(f"{side:<14}{figures['min_ms']:>12.5g}{figures['median_ms']:>12.5g}")
-    for side, ratio in record["ratios"].items():
-        print(f"best pytorch / {side}: per round {' '.join(f'{v:.2f}' for v in ratio['per_round'])}; "
-              f"median {ratio['median']:.2f}, min over min {ratio['min_over_min']:.2f}")
+    for ratios in (record["ratios"], record["ratios_any_threads"]):
+        for side, each in ratios.items():
+            print(f"best pytorch, {each['peer_threads']} threads / {side}: per round "
+                  f"{' '.join(f'{v:.2f}' for v in each['per_round'])}; median {each['median']:.2f}, "
+                  f"min over min {each['min_over_min']:.2f}")
 
 
 def parse():
@@ -191,6 +236,7 @@ def parse():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--our-threads", type=thread_list, default=[1], metavar="N,…", help="a side of ours for each")
     parser.add_argument("--peer-threads", type=thread_list, metavar="N,…", help="default: 1 and all CPUs")
+    parser.add_argument("--level", choices=list(LEVELS), default="best", help="instructions of both sides")
     parser.add_argument("--only", choices=["ours", "peers"], help="run one half")
     parser.add_argument("--bin", default=str(ROOT / "build" / "release" / "bin"), help="folder of our programs")
     parser.add_argument("--python", default=PYTHON, help="interpreter with PyTorch (scripts/setup_peers.sh)")
@@ -201,7 +247,8 @@ def parse():
     parser.add_argument("--plain-peer", action="store_true", help="leave PyTorch's malloc as it is")
     parser.add_argument("--allow-different-batches", action="store_true")
     parser.add_argument("--timeout", type=float, default=300.0, help="seconds for one command")
-    parser.add_argument("--require", type=float, metavar="RATIO", help="exit 8 if a median ratio is lower")
+    parser.add_argument("--require", type=float, metavar="RATIO",
+                        help="exit 8 if a median ratio, at equal threads, is lower")
     parser.add_argument("--out", default=str(ROOT / "bench" / "results"), help="folder for the records; '' for none")
     args = parser.parse_args()
     if args.peer_threads is None:
@@ -233,22 +280,27 @@ def main():
                      "(ours: cmake --workflow --preset release; PyTorch: scripts/setup_peers.sh)", 2)
     missed = []
     for name in names:
-        sides, rounds = compare(name, args)
-        summary, ratios = summarise(sides, rounds)
+        try:
+            sides, rounds = compare(name, args)
+        except SideFailed as error:
+            fail(str(error))
+        summary, ratios, ratios_any_threads = summarise(sides, rounds)
         peers = [result for result in rounds[0]["results"].values() if "torch" in result]
         versions = {"adjoint": revision(), **{key: peers[0][key] for key in ("torch", "python") if peers}}
         now = datetime.datetime.now(datetime.timezone.utc)
-        record = {"name": name, "date": now.strftime("%Y-%m-%d"), "machine": processor(), "versions": versions,
-                  "peer_malloc_tuned": not is_plain(name, args), "summary": summary, "ratios": ratios,
-                  "commands": {side["side"]: shown(side["command"], args) for side in sides},
+        record = {"name": name, "date": now.strftime("%Y-%m-%d"), "level": args.level, "machine": processor(),
+                  "versions": versions, "peer_malloc_tuned": not is_plain(name, args), "summary": summary,
+                  "ratios": ratios, "ratios_any_threads": ratios_any_threads,
+                  "commands": {side["side"]: portable(shlex.join(side["command"]), args) for side in sides},
                   "rounds": rounds}
         show(name, record)
         if args.out:
-            path = pathlib.Path(args.out) / f"cpu-{name}-{record['date']}.json"
+            level = "" if args.level == "best" else f"-{args.level}"
+            path = pathlib.Path(args.out) / f"cpu-{name}{level}-{record['date']}.json"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        missed += [f"{name}, {side}: {ratio['median']:.2f}" for side, ratio in ratios.items()
-                   if args.require is not None and ratio["median"] < args.require]
+        missed += [f"{name}, {side}: {each['median']:.2f}" for side, each in ratios.items()
+                   if args.require is not None and each["median"] < args.require]
     if missed:
         fail(f"below the required ratio {args.require:g}: {'; '.join(missed)}", 8)
 

@@ -20,7 +20,8 @@ inline double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
-/// Times call(batch), which must have run before. Work without batches is timed in blocks of `block` seconds.
+/// Times call(batch), which must have run before. Work without batches is timed in blocks of `block` seconds. A pass
+/// longer than `seconds` warms up once and is timed less often.
 template <class Call>
 Timing measure(Call&& call, int batches, double seconds, double block = 2e-3) {
   constexpr int kMinPasses = 5, kWarmUpPasses = 2;
@@ -31,6 +32,7 @@ Timing measure(Call&& call, int batches, double seconds, double block = 2e-3) {
     const auto start = Clock::now();
     for (int b = 0; b < batches; ++b) call(b);
     one_pass = seconds_since(start);
+    if (one_pass > seconds) break;
   }
   Timing timing;
   if (batches == 1) timing.repeats = std::max(1, static_cast<int>(std::lround(block / std::max(one_pass, 1e-9))));
