@@ -460,10 +460,6 @@ template <class T>
 ADJOINT_INLINE Vec<T> max(Vec<T> a, Vec<T> b) {
   return select(a > b, a, b);
 }
-template <class T>
-ADJOINT_INLINE Vec<T> min(Vec<T> a, Vec<T> b) {
-  return select(a < b, a, b);
-}
 
 /// Adds or assigns: what every gradient store does.
 template <class S>

@@ -14,9 +14,18 @@
 
 namespace adjoint::cpu::ADJOINT_CPU_LEVEL {
 
-// f64: kernels/base/real_math.h, which scalar code shares.
-using real::erf, real::exp, real::log, real::normal_cdf, real::normal_pdf, real::sigmoid, real::sincos_turns,
-    real::tanh;
+// f64: kernels/base/real_math.h, which scalar code shares. Out of line: a call is little beside them, and their copies
+// in each kernel would double the time to compile all.
+[[gnu::noinline]] inline Vec<double> exp(Vec<double> x) { return real::exp(x); }
+[[gnu::noinline]] inline Vec<double> log(Vec<double> x) { return real::log(x); }
+[[gnu::noinline]] inline Vec<double> tanh(Vec<double> x) { return real::tanh(x); }
+[[gnu::noinline]] inline Vec<double> sigmoid(Vec<double> x) { return real::sigmoid(x); }
+[[gnu::noinline]] inline Vec<double> erf(Vec<double> x) { return real::erf(x); }
+[[gnu::noinline]] inline Vec<double> normal_cdf(Vec<double> x) { return real::normal_cdf(x); }
+[[gnu::noinline]] inline Vec<double> normal_pdf(Vec<double> x) { return real::normal_pdf(x); }
+[[gnu::noinline]] inline void sincos_turns(Vec<double> u, Vec<double>& sine, Vec<double>& cosine) {
+  real::sincos_turns(u, sine, cosine);
+}
 
 /// c[0] x^n + c[1] x^(n-1) + … + c[n].
 template <class... C>

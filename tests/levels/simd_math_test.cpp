@@ -166,5 +166,37 @@ TEST(SimdMath, Sine_and_cosine_of_turns_are_within_their_bound) {
   EXPECT_LE(worst, 2e-7);
 }
 
+/// FNV-1a over the bits of a function's results.
+template <class F>
+std::uint64_t digest(F f) {
+  std::uint64_t h = 0xCBF29CE484222325;
+  const std::vector<float> x = arguments();
+  for (std::size_t i = 0; i < x.size(); i += kLanes<float>) {
+    float y[kLanes<float>];
+    store(y, f(load(x.data() + i)));
+    for (const float v : y) h = (h ^ (std::isnan(v) ? 0u : std::bit_cast<std::uint32_t>(v))) * 0x100000001B3;
+  }
+  return h;
+}
+
+/// Equal on all levels with a fused multiply-add; x86-64-v2 has its own.
+TEST(SimdMath, Gives_the_recorded_bits) {
+#if defined(__x86_64__) && !defined(__FMA__)
+  constexpr bool kFused = false;
+#else
+  constexpr bool kFused = true;
+#endif
+  using M = VectorMath<float>;
+  EXPECT_EQ(digest([](Vec<float> x) { return exp(x); }), kFused ? 15003475153578824982u : 6445284049162404681u);
+  EXPECT_EQ(digest([](Vec<float> x) { return log(x); }), kFused ? 12617915021270080821u : 11391598492050541301u);
+  EXPECT_EQ(digest([](Vec<float> x) { return tanh(x); }), kFused ? 10541852302989320112u : 3245490263922900215u);
+  EXPECT_EQ(digest([](Vec<float> x) { return sigmoid(x); }), kFused ? 4137892463337899962u : 10229589565031929840u);
+  EXPECT_EQ(digest([](Vec<float> x) { return erf(x); }), kFused ? 11347454654735928926u : 13908228330215427280u);
+  EXPECT_EQ(digest([](Vec<float> x) { return M::gelu_tanh_slope(x); }),
+            kFused ? 17478022770367762546u : 8073547187967728671u);
+  EXPECT_EQ(digest([](Vec<float> x) { return normal_cdf(x) + normal_pdf(x); }),
+            kFused ? 6047099476257479126u : 7819360704778523700u);
+}
+
 }  // namespace
 }  // namespace adjoint::cpu::ADJOINT_CPU_LEVEL
